@@ -1,0 +1,100 @@
+#include "nibble/quant/qtensor.h"
+
+#include "nibble/numerics/e2m1.h"
+#include "nibble/numerics/fp8.h"
+
+namespace nibble {
+
+float element_max(ElementFormat element) {
+  switch (element) {
+    case ElementFormat::E2M1: return kE2M1Max;
+    case ElementFormat::E4M3: return kE4M3Max;
+    case ElementFormat::E5M2: return kE5M2Max;
+    case ElementFormat::F32:
+    case ElementFormat::BF16: return 0;
+  }
+  return 0;
+}
+
+int element_bits(ElementFormat element) {
+  switch (element) {
+    case ElementFormat::F32: return 32;
+    case ElementFormat::BF16: return 16;
+    case ElementFormat::E2M1: return 4;
+    case ElementFormat::E4M3:
+    case ElementFormat::E5M2: return 8;
+  }
+  return 0;
+}
+
+ScaleFormat scale_format(ScaleRule rule) {
+  switch (rule) {
+    case ScaleRule::None: return ScaleFormat::None;
+    case ScaleRule::Absmax:
+    case ScaleRule::AbsmaxPow2: return ScaleFormat::F32;
+    case ScaleRule::OcpFloor:
+    case ScaleRule::Ceil6: return ScaleFormat::E8M0;
+    case ScaleRule::Nvfp4: return ScaleFormat::UE4M3;
+  }
+  return ScaleFormat::None;
+}
+
+namespace {
+
+/// The scale of one block as stored, without the tensor scale.
+float stored_scale(const QTensor& q, std::int64_t r, std::int64_t c) {
+  const std::int64_t index = r / q.block_rows() * q.scale_cols() + c / q.block_cols();
+  switch (q.scale_format) {
+    case ScaleFormat::None: return 1.0f;
+    case ScaleFormat::F32: return q.scales.data<float>()[index];
+    case ScaleFormat::E8M0: return e8m0_decode(q.scales.data<std::uint8_t>()[index]);
+    case ScaleFormat::UE4M3: return e4m3_decode(q.scales.data<std::uint8_t>()[index]);
+  }
+  return 1.0f;
+}
+
+void require_inside(const QTensor& q, std::int64_t r, std::int64_t c) {
+  require(0 <= r && r < q.rows && 0 <= c && c < q.cols, "element ({}, {}) of a [{}, {}] QTensor", r, c, q.rows, q.cols);
+}
+
+}  // namespace
+
+QTensor QTensor::view(const Tensor& matrix) {
+  require(matrix.dtype() == DType::BF16 || matrix.dtype() == DType::F32, "QTensor::view wants BF16 or F32, got {}",
+          to_string(matrix));
+  QTensor q;
+  q.element = matrix.dtype() == DType::BF16 ? ElementFormat::BF16 : ElementFormat::F32;
+  q.rows = matrix.rows();
+  q.cols = matrix.cols();
+  q.codes = matrix;
+  return q;
+}
+
+float QTensor::scale_at(std::int64_t r, std::int64_t c) const {
+  require_inside(*this, r, c);
+  return stored_scale(*this, r, c) * tensor_scale;
+}
+
+float QTensor::value_at(std::int64_t r, std::int64_t c) const {
+  require_inside(*this, r, c);
+  float value = 0;
+  switch (element) {
+    case ElementFormat::F32: return codes.data<float>()[r * cols + c];
+    case ElementFormat::BF16: return bf16_decode(codes.data<bf16>()[r * cols + c]);
+    case ElementFormat::E2M1: {
+      const std::uint8_t byte = codes.data<std::uint8_t>()[r * code_row_bytes() + c / 2];
+      value = e2m1_decode(static_cast<std::uint8_t>(c % 2 == 0 ? byte & 15 : byte >> 4));
+      break;
+    }
+    case ElementFormat::E4M3: value = e4m3_decode(codes.data<std::uint8_t>()[r * cols + c]); break;
+    case ElementFormat::E5M2: value = e5m2_decode(codes.data<std::uint8_t>()[r * cols + c]); break;
+  }
+  return value * stored_scale(*this, r, c) * tensor_scale;
+}
+
+std::size_t stored_bytes(const QTensor& q) {
+  const std::size_t tensor_scale = q.scale_format == ScaleFormat::UE4M3 ? sizeof(float) : 0;
+  return q.codes.bytes() + (q.scales.defined() ? q.scales.bytes() : 0) + tensor_scale;
+}
+
+}  // namespace nibble

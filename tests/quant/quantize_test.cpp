@@ -1,0 +1,438 @@
+// quantize against the reference quantiser, on every kind of block, rounding and awkward shape.
+#include "nibble/quant/quantize.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "tests/quant/reference_quantize.h"
+
+namespace nibble {
+namespace {
+
+struct Case {
+  const char* name;
+  QuantSpec spec;
+};
+
+QuantSpec make(ElementFormat element, Granularity granularity, ScaleRule scale,
+               Rounding rounding = Rounding::NearestEven) {
+  QuantSpec spec;
+  spec.element = element;
+  spec.granularity = granularity;
+  spec.scale = scale;
+  spec.rounding = rounding;
+  return spec;
+}
+
+QuantSpec with_clamp(QuantSpec spec, double alpha, bool per_row, ResidualMode residual) {
+  spec.clamp = {alpha, per_row, residual};
+  return spec;
+}
+
+std::vector<Case> cases() {
+  using enum ElementFormat;
+  using enum ScaleRule;
+  using enum Rounding;
+  const Granularity row = Granularity::per_row();
+  const Granularity column = Granularity::per_column();
+  const Granularity tensor = Granularity::per_tensor();
+  const auto block = [](int r, int c) { return Granularity::block(r, c); };
+  std::vector<Case> list = {
+      {"row absmax even", make(E2M1, row, Absmax, NearestEven)},
+      {"row absmax up", make(E2M1, row, Absmax, NearestUp)},
+      {"row absmax zero", make(E2M1, row, Absmax, NearestZero)},
+      {"row absmax away", make(E2M1, row, Absmax, NearestAway)},
+      {"row pow2 up", make(E2M1, row, AbsmaxPow2, NearestUp)},
+      {"row ocp even", make(E2M1, row, OcpFloor, NearestEven)},
+      {"row absmax stochastic", make(E2M1, row, Absmax, Stochastic)},
+      {"row absmax stochastic8", make(E2M1, row, Absmax, Stochastic8)},
+      {"column pow2 up", make(E2M1, column, AbsmaxPow2, NearestUp)},
+      {"column absmax zero", make(E2M1, column, Absmax, NearestZero)},
+      {"column absmax stochastic", make(E2M1, column, Absmax, Stochastic)},
+      {"tensor absmax away", make(E2M1, tensor, Absmax, NearestAway)},
+      {"tensor pow2 up", make(E2M1, tensor, AbsmaxPow2, NearestUp)},
+      {"mxfp4 ocp", make(E2M1, block(1, 32), OcpFloor, NearestEven)},
+      {"mxfp4 ocp stochastic8", make(E2M1, block(1, 32), OcpFloor, Stochastic8)},
+      {"mxfp4 ceil6 zero", make(E2M1, block(1, 32), Ceil6, NearestZero)},
+      {"mxfp4 ceil6 stochastic", make(E2M1, block(1, 32), Ceil6, Stochastic)},
+      {"mxfp4 along columns", make(E2M1, block(32, 1), Ceil6, NearestEven)},
+      {"nvfp4 1x16", make(E2M1, block(1, 16), Nvfp4, NearestEven)},
+      {"nvfp4 1x16 stochastic8", make(E2M1, block(1, 16), Nvfp4, Stochastic8)},
+      {"nvfp4 16x16", make(E2M1, block(16, 16), Nvfp4, NearestEven)},
+      {"nvfp4 16x1", make(E2M1, block(16, 1), Nvfp4, NearestEven)},
+      {"nvfp4 per tensor", make(E2M1, tensor, Nvfp4, NearestEven)},
+      {"odd blocks", make(E2M1, block(3, 5), Absmax, NearestUp)},
+      {"tall blocks", make(E2M1, block(100, 7), AbsmaxPow2, NearestUp)},
+      {"single elements", make(E2M1, block(1, 1), Absmax, NearestEven)},
+      {"e4m3 row", make(E4M3, row, Absmax)},
+      {"e4m3 column", make(E4M3, column, Absmax)},
+      {"e4m3 tensor pow2", make(E4M3, tensor, AbsmaxPow2)},
+      {"e4m3 block 1x128", make(E4M3, block(1, 128), Absmax)},
+      {"e4m3 block 128x128", make(E4M3, block(128, 128), Absmax)},
+      {"e5m2 row", make(E5M2, row, Absmax)},
+      {"e5m2 tensor pow2", make(E5M2, tensor, AbsmaxPow2)},
+      {"bf16", make(BF16, row, None)},
+      {"f32", make(F32, row, None)},
+      {"row clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, true, ResidualMode::Sparse)},
+      {"row clamp ceil6", with_clamp(make(E2M1, row, Ceil6), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp dropped", with_clamp(make(E2M1, row, AbsmaxPow2, NearestUp), 0.9, true, ResidualMode::None)},
+      {"row clamp, blocks", with_clamp(make(E2M1, block(1, 32), Ceil6), 0.97, true, ResidualMode::Sparse)},
+      {"row clamp, columns", with_clamp(make(E4M3, column, Absmax), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp, nvfp4", with_clamp(make(E2M1, block(16, 16), Nvfp4), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp, bf16", with_clamp(make(BF16, row, None), 0.9, true, ResidualMode::Sparse)},
+      {"tensor clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, false, ResidualMode::Sparse)},
+      {"tensor clamp dropped", with_clamp(make(E2M1, tensor, AbsmaxPow2), 0.97, false, ResidualMode::None)},
+  };
+  for (std::size_t i = 0, n = list.size(); i < n; i += 3) {
+    list.push_back(list[i]);
+    list.back().spec.bf16_input = true;
+  }
+  return list;
+}
+
+/// Heavy-tailed values with zeros of both signs, exact ties and repeated values among them.
+std::vector<float> awkward_values(std::int64_t n, std::uint64_t seed) {
+  std::vector<float> x = reference::gaussian(static_cast<std::size_t>(n), seed);
+  std::mt19937_64 engine(seed + 1);
+  for (float& v : x) {
+    switch (engine() % 16) {
+      case 0: v = 0.0f; break;
+      case 1: v = -0.0f; break;
+      case 2: v *= 50.0f; break;
+      case 3: v *= 1e-6f; break;
+      case 4: v = 0.25f * static_cast<float>(static_cast<int>(engine() % 49) - 24); break;
+      default: break;
+    }
+  }
+  return x;
+}
+
+void expect_same(const QTensor& q, const reference::Result& want) {
+  ASSERT_EQ(q.rows, want.rows);
+  ASSERT_EQ(q.cols, want.cols);
+  ASSERT_EQ(q.tensor_scale, want.tensor_scale);
+  for (std::int64_t r = 0; r < q.rows; ++r) {
+    for (std::int64_t c = 0; c < q.cols; ++c) {
+      const auto i = static_cast<std::size_t>(r * q.cols + c);
+      if (has_scale(q.element)) {
+        ASSERT_EQ(reference::code_at(q, r, c), want.codes[i]) << "row " << r << " column " << c << " y " << want.y[i];
+        ASSERT_EQ(q.scale_at(r, c), want.block_scale[i] * want.tensor_scale) << "row " << r << " column " << c;
+      }
+      ASSERT_EQ(reference::as_bits(q.value_at(r, c)), reference::as_bits(want.values[i]))
+          << "row " << r << " column " << c;
+    }
+  }
+}
+
+void expect_residual(const CsrMatrix& residual, const reference::Result& want) {
+  ASSERT_TRUE(residual.defined());
+  std::int64_t entry = 0;
+  for (std::int64_t r = 0; r < want.rows; ++r) {
+    ASSERT_EQ(residual.row_begin.data<std::int32_t>()[r], entry);
+    for (std::int64_t c = 0; c < want.cols; ++c) {
+      const auto i = static_cast<std::size_t>(r * want.cols + c);
+      const float difference = want.y[i] - want.clamped[i];
+      if (difference == 0) continue;
+      ASSERT_LT(entry, residual.nnz());
+      ASSERT_EQ(residual.col.data<std::int32_t>()[entry], c);
+      ASSERT_EQ(residual.value.data<float>()[entry], difference);
+      ++entry;
+    }
+  }
+  ASSERT_EQ(residual.nnz(), entry);
+}
+
+struct Folds {
+  OwnedTensor rows;
+  OwnedTensor cols;
+};
+
+Folds make_folds(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
+  Folds folds{OwnedTensor(DType::F32, {rows}), OwnedTensor(DType::F32, {cols})};
+  std::mt19937_64 engine(seed);
+  std::uniform_real_distribution<float> uniform(0.1f, 3.0f);
+  for (std::int64_t i = 0; i < rows; ++i) folds.rows.view().data<float>()[i] = uniform(engine);
+  for (std::int64_t i = 0; i < cols; ++i) folds.cols.view().data<float>()[i] = uniform(engine);
+  return folds;
+}
+
+class QuantizeShapes : public testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
+
+TEST_P(QuantizeShapes, EverySpecGivesTheCodesOfTheReference) {
+  const auto [rows, cols] = GetParam();
+  std::uint64_t seed = 1000 * static_cast<std::uint64_t>(rows) + static_cast<std::uint64_t>(cols);
+  for (const Case& c : cases()) {
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      SCOPED_TRACE(testing::Message() << c.name << (c.spec.bf16_input ? " bf16_input" : "") << ", " << dtype_name(dtype)
+                                      << " [" << rows << ", " << cols << "], seed " << ++seed);
+      std::vector<float> values = awkward_values(rows * cols, seed);
+      const OwnedTensor x = reference::make_tensor(dtype, rows, cols, values);
+      QuantizeContext context;
+      context.random = {seed, 3, 5};
+      context.element_offset = seed % 1000;
+      Arena arena;
+      const QTensor q = quantize(x, c.spec, context, arena);
+      const reference::Result want = reference::quantize(values, rows, cols, c.spec, context);
+      expect_same(q, want);
+      if (c.spec.clamp.residual == ResidualMode::Sparse) expect_residual(q.residual, want);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(QuantizeShapes, FoldsAreMultipliedInBeforeAnythingElse) {
+  const auto [rows, cols] = GetParam();
+  std::uint64_t seed = 77000 + static_cast<std::uint64_t>(rows * cols);
+  for (const Case& c : cases()) {
+    ++seed;
+    const DType dtype = seed % 2 == 0 ? DType::F32 : DType::BF16;
+    SCOPED_TRACE(testing::Message() << c.name << ", " << dtype_name(dtype) << " [" << rows << ", " << cols << "], seed "
+                                    << seed);
+    std::vector<float> values = awkward_values(rows * cols, seed);
+    const OwnedTensor x = reference::make_tensor(dtype, rows, cols, values);
+    const Folds folds = make_folds(rows, cols, seed);
+    QuantizeContext context;
+    if (seed % 3 != 0) context.row_fold = folds.rows;
+    if (seed % 3 != 1) context.col_fold = folds.cols;
+    Arena arena;
+    const QTensor q = quantize(x, c.spec, context, arena);
+    const reference::Result want = reference::quantize(values, rows, cols, c.spec, context);
+    expect_same(q, want);
+    if (c.spec.clamp.residual == ResidualMode::Sparse) expect_residual(q.residual, want);
+    if (HasFatalFailure()) return;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Awkward, QuantizeShapes,
+                         testing::Values(std::pair{1, 1}, std::pair{1, 37}, std::pair{37, 1}, std::pair{3, 64},
+                                         std::pair{17, 129}, std::pair{130, 31}, std::pair{33, 200}));
+
+TEST(Quantize, LargeMatricesGiveTheCodesOfTheReference) {
+  // More than one chunk of rows, and bands of blocks that cross chunks.
+  for (const Case& c : cases()) {
+    if (c.spec.bf16_input) continue;
+    SCOPED_TRACE(c.name);
+    std::vector<float> values = awkward_values(301 * 640, 5);
+    const OwnedTensor x = reference::make_tensor(DType::BF16, 301, 640, values);
+    Arena arena;
+    const QTensor q = quantize(x, c.spec, {}, arena);
+    const reference::Result want = reference::quantize(values, 301, 640, c.spec, {});
+    expect_same(q, want);
+    if (c.spec.clamp.residual == ResidualMode::Sparse) expect_residual(q.residual, want);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Quantize, EveryBf16ValueRoundsAsItsFloatDoes) {
+  // All finite BF16 magnitudes as rows of one binade each, under scales that put ties on and off the grid.
+  for (const Rounding rounding :
+       {Rounding::NearestEven, Rounding::NearestUp, Rounding::NearestZero, Rounding::NearestAway}) {
+    for (const ScaleRule rule : {ScaleRule::Absmax, ScaleRule::AbsmaxPow2, ScaleRule::OcpFloor, ScaleRule::Ceil6}) {
+      SCOPED_TRACE(testing::Message() << "rounding " << static_cast<int>(rounding) << " rule "
+                                      << static_cast<int>(rule));
+      constexpr std::int64_t kCols = 2 * 6 * 128;  // six binades of both signs
+      std::vector<float> values;
+      for (std::uint32_t top = 1; top <= 255; top += 2) {
+        for (std::uint32_t below = 0; below < 6 * 128; ++below) {
+          const std::uint32_t bits = top * 128 > below + 1 ? top * 128 - 1 - below : 0;
+          values.push_back(reference::as_float(bits << 16));
+          values.push_back(-values.back());
+        }
+      }
+      const auto rows = static_cast<std::int64_t>(values.size()) / kCols;
+      const OwnedTensor x = reference::make_tensor(DType::BF16, rows, kCols, values);
+      const QuantSpec spec = make(ElementFormat::E2M1, Granularity::per_row(), rule, rounding);
+      Arena arena;
+      const QTensor q = quantize(x, spec, {}, arena);
+      expect_same(q, reference::quantize(values, rows, kCols, spec, {}));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Quantize, ZeroSubnormalHugeAndInfiniteInputsNeverMakeNaN) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float max = std::numeric_limits<float>::max();
+  const std::vector<std::vector<float>> rows = {
+      {0, 0, 0, 0, 0},
+      {-0.0f, 0, -0.0f, 0, 0},
+      {1e-45f, -1e-45f, 0, 0, 0},
+      {1e-40f, 3e-41f, 0, -1e-40f, 0},
+      {1.2e-38f, -3e-39f, 0, 0, 1e-45f},
+      {2.5e-38f, 1e-38f, -2e-38f, 0, 0},
+      {max, -max, 1, 0, max / 2},
+      {inf, 1, -1, 0, 2},
+      {-inf, inf, 0, 1e-45f, max},
+      {max, 1e-45f, 0, 0, 0},
+  };
+  for (const Case& c : cases()) {
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      for (const std::vector<float>& row : rows) {
+        std::vector<float> values = row;
+        const bool finite_input = std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); });
+        const OwnedTensor x = reference::make_tensor(dtype, 1, 5, values);
+        SCOPED_TRACE(testing::Message() << c.name << ", " << dtype_name(dtype) << ", first value " << row[0]);
+        // The largest float rounds to infinity in BF16, and to 2^128 under power-of-two scales.
+        const bool finite = finite_input && row[0] != max;
+        Arena arena;
+        QuantizeContext context;
+        context.random.seed = 9;
+        const QTensor q = quantize(x, c.spec, context, arena);
+        for (std::int64_t i = 0; i < 5; ++i) {
+          ASSERT_FALSE(std::isnan(q.value_at(0, i))) << i;
+          if (finite) {
+            ASSERT_TRUE(std::isfinite(q.value_at(0, i))) << i;
+          }
+          if (values[static_cast<std::size_t>(i)] == 0) {
+            ASSERT_EQ(q.value_at(0, i), 0.0f) << i;
+          }
+        }
+        if (has_scale(q.element)) {
+          ASSERT_TRUE(std::isfinite(q.scale_at(0, 0)));
+        }
+        if (c.spec.clamp.enabled()) continue;
+        expect_same(q, reference::quantize(values, 1, 5, c.spec, context));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Quantize, ABlockTooSmallForAFiniteReciprocalIsZeroUnderScaleOne) {
+  for (const ScaleRule rule : {ScaleRule::Absmax, ScaleRule::AbsmaxPow2}) {
+    for (const Rounding rounding : {Rounding::NearestUp, Rounding::Stochastic, Rounding::Stochastic8}) {
+      std::vector<float> values = {1e-40f, -1e-40f, 0.0f, 5e-41f};
+      const OwnedTensor x = reference::make_tensor(DType::F32, 1, 4, values);
+      Arena arena;
+      const QTensor q = quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), rule, rounding), {}, arena);
+      EXPECT_EQ(q.scale_at(0, 0), 1.0f);
+      for (std::int64_t c = 0; c < 4; ++c) EXPECT_EQ(q.value_at(0, c), 0.0f);
+    }
+  }
+}
+
+TEST(Quantize, NaNFollowsTheRuleOfTheFormat) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    OwnedTensor x(dtype, {1, 3});
+    for (int i = 0; i < 3; ++i) {
+      const float v = i == 0 ? nan : i == 1 ? -nan : 1.0f;
+      if (dtype == DType::F32) {
+        x.view().data<float>()[i] = v;
+      } else {
+        x.view().data<bf16>()[i] = bf16_encode(v);
+      }
+    }
+    for (const Rounding rounding : {Rounding::NearestEven, Rounding::NearestUp, Rounding::NearestZero,
+                                    Rounding::NearestAway, Rounding::Stochastic, Rounding::Stochastic8}) {
+      Arena arena;
+      const QTensor q =
+          quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax, rounding), {}, arena);
+      EXPECT_EQ(reference::code_at(q, 0, 0), 7) << static_cast<int>(rounding);
+      EXPECT_EQ(reference::code_at(q, 0, 1), 7) << static_cast<int>(rounding);
+    }
+    for (const ElementFormat element : {ElementFormat::E4M3, ElementFormat::E5M2}) {
+      Arena arena;
+      const QTensor q = quantize(x, make(element, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
+      EXPECT_EQ(reference::code_at(q, 0, 0), 0x7F);
+      EXPECT_EQ(reference::code_at(q, 0, 1), 0xFF);
+    }
+  }
+}
+
+TEST(Quantize, BitsDoNotDependOnTheNumberOfThreads) {
+  std::vector<float> values = awkward_values(517 * 333, 11);
+  const OwnedTensor x = reference::make_tensor(DType::BF16, 517, 333, values);
+  const int before = omp_get_max_threads();
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    std::vector<std::vector<std::uint8_t>> seen;
+    for (const int threads : {1, 2, 3}) {
+      omp_set_num_threads(threads);
+      Arena arena;
+      QuantizeContext context;
+      context.random.seed = 4;
+      const QTensor q = quantize(x, c.spec, context, arena);
+      std::vector<std::uint8_t> bytes;
+      const auto append = [&](const Tensor& t) {
+        if (!t.defined()) return;
+        const auto* p = static_cast<const std::uint8_t*>(t.raw());
+        bytes.insert(bytes.end(), p, p + t.bytes());
+      };
+      append(q.codes);
+      append(q.scales);
+      if (q.residual.defined()) {
+        append(q.residual.row_begin);
+        const auto* p = q.residual.col.data<std::int32_t>();
+        const auto* v = q.residual.value.data<float>();
+        for (std::int64_t i = 0; i < q.residual.nnz(); ++i) {
+          bytes.push_back(static_cast<std::uint8_t>(p[i]));
+          bytes.push_back(static_cast<std::uint8_t>(reference::as_bits(v[i])));
+        }
+      }
+      seen.push_back(bytes);
+    }
+    omp_set_num_threads(before);
+    EXPECT_EQ(seen[0], seen[1]);
+    EXPECT_EQ(seen[0], seen[2]);
+  }
+}
+
+TEST(Quantize, EmptyTensorsGiveEmptyResults) {
+  for (const Case& c : cases()) {
+    for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{0, 8}, {0, 0}}) {
+      SCOPED_TRACE(c.name);
+      const OwnedTensor x(DType::F32, {rows, cols});
+      Arena arena;
+      const QTensor q = quantize(x, c.spec, {}, arena);
+      EXPECT_EQ(q.rows, 0);
+      EXPECT_EQ(q.cols, cols);
+      EXPECT_EQ(q.codes.numel(), 0);
+      EXPECT_EQ(q.residual.nnz(), 0);
+      const OwnedTensor out(DType::F32, {rows, cols});
+      dequantize(q, out);
+    }
+  }
+}
+
+TEST(Quantize, FourDimensionalTensorsAreMatricesOfTheirInnermostDimension) {
+  std::vector<float> values = awkward_values(2 * 3 * 8, 3);
+  const OwnedTensor x = reference::make_tensor(DType::F32, 6, 8, values);
+  const QuantSpec spec = make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
+  Arena arena;
+  const QTensor q = quantize(x.view().reshape({2, 3, 8}), spec, {}, arena);
+  expect_same(q, reference::quantize(values, 6, 8, spec, {}));
+}
+
+TEST(Quantize, RefusesSpecsThatSayNothingSensible) {
+  const OwnedTensor x(DType::F32, {2, 4});
+  Arena arena;
+  const auto refuses = [&](const QuantSpec& spec) { EXPECT_THROW(quantize(x, spec, {}, arena), InternalError); };
+  refuses(make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax, Rounding::NearestUp));
+  refuses(make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Nvfp4));
+  refuses(make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::None));
+  refuses(make(ElementFormat::BF16, Granularity::per_row(), ScaleRule::Absmax));
+  QuantSpec carried = make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax);
+  carried.carrier = ElementFormat::E4M3;
+  refuses(carried);
+  refuses(
+      with_clamp(make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), 0.2, true, ResidualMode::None));
+  QuantizeContext wrong_fold;
+  wrong_fold.row_fold = x;
+  EXPECT_THROW(quantize(x, make(ElementFormat::BF16, Granularity::per_row(), ScaleRule::None), wrong_fold, arena),
+               InternalError);
+}
+
+TEST(Quantize, RefusesAnotherDeviceWithASentence) {
+  const Tensor x(nullptr, DType::F32, {2, 4}, Device::Cuda);
+  Arena arena;
+  try {
+    quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
+    FAIL() << "no error";
+  } catch (const UserError& e) {
+    EXPECT_NE(std::string(e.what()).find("this build has no CUDA backend"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace nibble
