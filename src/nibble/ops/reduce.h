@@ -1,0 +1,17 @@
+// Reductions over flat tensors, in a fixed order.
+#pragma once
+
+#include "nibble/tensor/tensor.h"
+
+namespace nibble {
+
+/// sum x^2 over an F32 tensor, accumulated in double over fixed chunks; NaN or infinity anywhere shows in the result.
+double sum_of_squares(const Tensor& x);
+/// x *= factor (F32).
+void scale_in_place(const Tensor& x, float factor);
+/// to += from, elementwise. to F32; from F32 or BF16.
+void add_in_place(const Tensor& to, const Tensor& from);
+/// Position of the first non-finite element of an F32 or BF16 tensor, or -1.
+std::int64_t first_non_finite(const Tensor& x);
+
+}  // namespace nibble
