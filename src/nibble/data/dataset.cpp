@@ -1,0 +1,131 @@
+#include "nibble/data/dataset.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+
+#include "nibble/io/json.h"
+#include "nibble/tensor/error.h"
+#include "nibble/tensor/parallel.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr const char* kMetaFile = "meta.json";
+constexpr const char* kFormat = "nibble-dataset-1";
+
+json to_json(const SplitMeta& split) {
+  return {{"tokens", split.tokens}, {"documents", split.documents}, {"bytes", split.bytes}, {"shards", split.shards}};
+}
+
+SplitMeta split_from_json(const json& value) {
+  return {value.at("tokens"), value.at("documents"), value.at("bytes"), value.at("shards")};
+}
+
+}  // namespace
+
+void write_dataset_meta(const fs::path& directory, const DatasetMeta& meta) {
+  nlohmann::ordered_json value;
+  value["format"] = kFormat;
+  value["vocab_size"] = meta.vocab_size;
+  value["tokenizer"] = kTokenizerFile;
+  value["tokenizer_xxh3"] = hex64(meta.tokenizer_hash);
+  value["train"] = to_json(meta.train);
+  value["valid"] = to_json(meta.valid);
+  write_file_atomic(directory / kMetaFile, value.dump(2) + "\n");
+}
+
+DatasetMeta read_dataset_meta(const fs::path& directory) {
+  const fs::path path = directory / kMetaFile;
+  if (!fs::exists(path)) {
+    user_error("'{}' is not a prepared data set (it has no {}); make one with 'nibble data prepare'",
+               directory.string(), kMetaFile);
+  }
+  const json value = read_json(path);
+  try {
+    if (value.at("format") != kFormat) {
+      user_error("'{}' has the format {} where '{}' is expected; prepare the data again", path.string(),
+                 value.at("format").dump(), kFormat);
+    }
+    DatasetMeta meta;
+    meta.vocab_size = value.at("vocab_size");
+    meta.tokenizer_hash = std::stoull(value.at("tokenizer_xxh3").get<std::string>(), nullptr, 16);
+    meta.train = split_from_json(value.at("train"));
+    meta.valid = split_from_json(value.at("valid"));
+    return meta;
+  } catch (const json::exception&) {
+    user_error("'{}' lacks a field or has one of the wrong type; prepare the data again", path.string());
+  } catch (const std::logic_error&) {
+    user_error("'{}' holds a malformed tokenizer_xxh3; prepare the data again", path.string());
+  }
+}
+
+ShardSet::ShardSet(const std::vector<fs::path>& paths) : begins_{0} {
+  if (paths.empty()) user_error("no token shard is named");
+  for (const fs::path& path : paths) {
+    const Shard& shard = shards_.emplace_back(path);
+    const ShardHeader& first = shards_.front().header();
+    if (shard.header().vocab_size != first.vocab_size || shard.header().tokenizer_hash != first.tokenizer_hash) {
+      user_error("the token shards '{}' and '{}' were made with different tokenizers; prepare the data again",
+                 shards_.front().path().string(), path.string());
+    }
+    begins_.push_back(begins_.back() + shard.tokens());
+  }
+}
+
+ShardSet ShardSet::open(const fs::path& directory, std::string_view split) {
+  require(split == "train" || split == "valid", "a data set has no split '{}'", split);
+  const DatasetMeta meta = read_dataset_meta(directory);
+  const SplitMeta& wanted = split == "train" ? meta.train : meta.valid;
+  if (wanted.shards.empty()) {
+    user_error("the data set '{}' has no {} split; prepare it with validation data", directory.string(), split);
+  }
+  std::vector<fs::path> paths;
+  for (const std::string& name : wanted.shards) paths.push_back(directory / name);
+  ShardSet set(paths);
+  if (set.tokens() != wanted.tokens || set.vocab_size() != meta.vocab_size ||
+      set.tokenizer_hash() != meta.tokenizer_hash) {
+    user_error("the {} shards in '{}' are not those that its {} describes; prepare the data again", split,
+               directory.string(), kMetaFile);
+  }
+  return set;
+}
+
+std::int64_t ShardSet::vocab_size() const { return static_cast<std::int64_t>(shards_.front().header().vocab_size); }
+std::uint64_t ShardSet::tokenizer_hash() const { return shards_.front().header().tokenizer_hash; }
+
+std::uint64_t ShardSet::fingerprint() const {
+  Xxh3Stream hash;
+  for (const Shard& shard : shards_) {
+    const ShardHeader& h = shard.header();
+    const std::array<std::uint64_t, 4> words = {h.vocab_size, h.tokens, h.payload_checksum, h.tokenizer_hash};
+    hash.update(std::as_bytes(std::span(words)));
+  }
+  return hash.digest();
+}
+
+void ShardSet::copy(std::int64_t begin, std::span<std::int32_t> out) const {
+  require(begin >= 0 && begin <= tokens() && static_cast<std::int64_t>(out.size()) <= tokens() - begin,
+          "tokens [{}, +{}) of {}", begin, out.size(), tokens());
+  auto i = static_cast<std::size_t>(std::upper_bound(begins_.begin(), begins_.end(), begin) - begins_.begin()) - 1;
+  while (!out.empty()) {
+    const auto n = std::min<std::size_t>(out.size(), static_cast<std::size_t>(begins_[i + 1] - begin));
+    shards_[i].copy(begin - begins_[i], out.first(n));
+    out = out.subspan(n);
+    begin += static_cast<std::int64_t>(n);
+    ++i;
+  }
+}
+
+void ShardSet::verify() const {
+  parallel_for(static_cast<std::int64_t>(shards_.size()), 1,
+               [&](std::int64_t b, std::int64_t) { shards_[static_cast<std::size_t>(b)].verify(); });
+}
+
+}  // namespace nibble

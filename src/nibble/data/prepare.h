@@ -1,0 +1,43 @@
+// From text to token shards: the work of 'nibble data prepare'.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "nibble/data/dataset.h"
+#include "nibble/data/text_reader.h"
+
+namespace nibble {
+
+struct PrepareProgress {
+  std::uint64_t file_bytes_done = 0;
+  std::uint64_t file_bytes_total = 0;  ///< standard input is not counted
+  std::int64_t documents = 0;
+  std::int64_t tokens = 0;
+};
+
+struct PrepareOptions {
+  std::vector<std::string> inputs;  ///< as TextReader takes them
+  /// Documents for the validation split; empty for none, or for valid_fraction.
+  std::vector<std::string> valid_inputs;
+  /// In [0, 1): the share of the documents that goes to the validation split, chosen by a hash of their text, so that
+  /// equal documents are never on both sides and the order of the inputs does not matter.
+  double valid_fraction = 0;
+  ReaderOptions reader;
+  std::filesystem::path tokenizer;  ///< a SentencePiece .model file
+  std::filesystem::path output;
+  bool replace = false;                     ///< an existing data set is replaced when the new one is complete
+  std::int64_t shard_tokens = 100'000'000;  ///< tokens of a training shard
+  /// Called about once for each megabyte of text and at the end; it may throw to abandon the work.
+  std::function<void(const PrepareProgress&)> progress;
+};
+
+/// Writes the data set (data/dataset.h). Documents are tokenised in parallel and written in the order of the inputs, so
+/// the files are the same for any number of threads. The directory appears when it is complete; an interrupted run
+/// leaves at most a directory output.tmp-PID. UserError for wrong options, unreadable inputs, and an empty split.
+DatasetMeta prepare_dataset(const PrepareOptions& options);
+
+}  // namespace nibble

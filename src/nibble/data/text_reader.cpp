@@ -1,0 +1,219 @@
+#include "nibble/data/text_reader.h"
+
+#include <glob.h>
+#include <simdjson.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "nibble/data/byte_source.h"
+#include "nibble/io/file.h"
+#include "nibble/tensor/error.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t kBlockBytes = 256 << 10;
+
+bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
+
+bool has_jsonl_name(fs::path path) {
+  if (path.extension() == ".gz" || path.extension() == ".zst") path = path.stem();
+  return path.extension() == ".jsonl" || path.extension() == ".ndjson";
+}
+
+/// Lines of one file.
+class LineReader {
+ public:
+  LineReader(const std::string& input, std::uint64_t max_line_bytes)
+      : name_(input == "-" ? "<stdin>" : input),
+        source_(open_byte_source(input)),
+        max_line_bytes_(max_line_bytes),
+        block_(kBlockBytes) {}
+
+  /// The next line without its end; false at the end of the file.
+  bool next(std::string& line) {
+    line.clear();
+    bool any = false;
+    for (;;) {
+      if (begin_ == end_) {
+        begin_ = 0;
+        end_ = source_->read(std::as_writable_bytes(std::span(block_)));
+        if (end_ == 0) break;
+      }
+      any = true;
+      const char* from = block_.data() + begin_;
+      const auto* newline = static_cast<const char*>(std::memchr(from, '\n', end_ - begin_));
+      const std::size_t n = newline == nullptr ? end_ - begin_ : static_cast<std::size_t>(newline - from);
+      check_length(line.size() + n);
+      line.append(from, n);
+      begin_ += n;
+      if (newline != nullptr) {
+        ++begin_;
+        break;
+      }
+    }
+    if (!any) return false;
+    ++line_number_;
+    if (line.ends_with('\r')) line.pop_back();
+    if (line_number_ == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+    return true;
+  }
+
+  /// UserError when a document that has reached `bytes` is above the limit.
+  void check_length(std::uint64_t bytes) const {
+    if (bytes <= max_line_bytes_) return;
+    user_error("{}: this document is longer than {} MiB; say how documents are split (separator, line)", where(),
+               max_line_bytes_ >> 20);
+  }
+  std::string where() const { return fmt::format("{}:{}", name_, std::max<std::uint64_t>(line_number_, 1)); }
+  std::uint64_t file_bytes_read() const { return source_->file_bytes_read(); }
+
+ private:
+  std::string name_;
+  std::unique_ptr<ByteSource> source_;
+  std::uint64_t max_line_bytes_;
+  std::vector<char> block_;
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+  std::uint64_t line_number_ = 0;
+};
+
+}  // namespace
+
+std::vector<std::string> expand_inputs(const std::vector<std::string>& inputs) {
+  std::vector<std::string> files;
+  for (const std::string& input : inputs) {
+    if (input == "-") {
+      if (std::count(files.begin(), files.end(), input) > 0) user_error("standard input ('-') is named twice");
+      files.push_back(input);
+      continue;
+    }
+    std::error_code error;
+    if (fs::is_directory(input, error)) {
+      user_error("'{}' is a directory; name its files, for instance '{}'", input, (fs::path(input) / "*").string());
+    }
+    if (fs::exists(input, error)) {
+      files.push_back(input);
+      continue;
+    }
+    glob_t matches{};
+    const int status = ::glob(input.c_str(), 0, nullptr, &matches);
+    const std::vector<std::string> found(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+    ::globfree(&matches);
+    const std::size_t before = files.size();
+    for (const std::string& path : found) {
+      if (!fs::is_directory(path, error)) files.push_back(path);
+    }
+    if (status != 0 || files.size() == before) {
+      const bool pattern = input.find_first_of("*?[") != std::string::npos;
+      user_error("{} '{}'; check the path", pattern ? "no file matches" : "there is no file", input);
+    }
+  }
+  return files;
+}
+
+struct TextReader::State {
+  std::vector<std::string> files;
+  ReaderOptions options;
+  std::uint64_t total_bytes = 0;
+
+  std::size_t next_file = 0;
+  std::uint64_t finished_bytes = 0;  // of the files before the open one
+  std::unique_ptr<LineReader> lines;
+  bool jsonl = false;
+  std::string line;
+  simdjson::dom::parser parser;
+
+  /// Closes the file at hand and opens the next one; false when there is none.
+  bool open_next() {
+    close();
+    if (next_file == files.size()) return false;
+    const std::string& file = files[next_file++];
+    jsonl = options.format == InputFormat::Jsonl ||
+            (options.format == InputFormat::ByName && file != "-" && has_jsonl_name(file));
+    lines = std::make_unique<LineReader>(file, options.max_document_bytes);
+    return true;
+  }
+  void close() {
+    if (lines) finished_bytes += lines->file_bytes_read();
+    lines.reset();
+  }
+
+  /// One document of the open file; false at its end.
+  bool next_in_file(std::string& document) {
+    if (jsonl) return next_object(document);
+    if (options.split == DocumentSplit::Line) return lines->next(document);
+    document.clear();
+    bool any = false;
+    while (lines->next(line)) {
+      if (options.split == DocumentSplit::Separator && line == options.separator) return true;
+      lines->check_length(document.size() + line.size() + 1);
+      if (any) document += '\n';
+      document += line;
+      any = true;
+    }
+    return any;
+  }
+
+  bool next_object(std::string& document) {
+    do {
+      if (!lines->next(line)) return false;
+    } while (is_blank(line));
+    const std::size_t length = line.size();
+    line.resize(length + simdjson::SIMDJSON_PADDING);
+    simdjson::dom::element object;
+    if (const auto error = parser.parse(line.data(), length, false).get(object)) {
+      user_error("{}: malformed JSON: {}", lines->where(), simdjson::error_message(error));
+    }
+    if (!object.is_object()) user_error("{}: this line is not a JSON object", lines->where());
+    std::string_view text;
+    const auto error = object[options.json_field].get(text);
+    if (error == simdjson::NO_SUCH_FIELD) {
+      user_error("{}: the object has no field '{}'; name the field that holds the text", lines->where(),
+                 options.json_field);
+    }
+    if (error) user_error("{}: the field '{}' is not a string", lines->where(), options.json_field);
+    document.assign(text);
+    return true;
+  }
+};
+
+TextReader::TextReader(const std::vector<std::string>& inputs, ReaderOptions options) : state_(new State) {
+  state_->files = expand_inputs(inputs);
+  state_->options = std::move(options);
+  if (state_->files.empty()) user_error("no input is named; give files, patterns, or '-' for standard input");
+  for (const std::string& file : state_->files) {
+    // A pipe must be opened once only.
+    if (file != "-" && fs::is_regular_file(file)) state_->total_bytes += InputFile(file).size();
+  }
+}
+
+TextReader::~TextReader() = default;
+
+bool TextReader::next(std::string& document) {
+  State& s = *state_;
+  while (s.lines || s.open_next()) {
+    while (s.next_in_file(document)) {
+      if (!is_blank(document)) return true;
+    }
+    if (!s.open_next()) break;
+  }
+  document.clear();
+  return false;
+}
+
+std::uint64_t TextReader::file_bytes_read() const {
+  return state_->finished_bytes + (state_->lines ? state_->lines->file_bytes_read() : 0);
+}
+
+std::uint64_t TextReader::file_bytes_total() const { return state_->total_bytes; }
+
+}  // namespace nibble
