@@ -1,0 +1,42 @@
+// The shape of a Llama model (Touvron et al. 2023): RMSNorm, RoPE, SwiGLU, no biases, grouped-query attention.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "nibble/io/config_table.h"
+#include "nibble/tensor/tensor.h"
+
+namespace nibble {
+
+struct LlamaConfig {
+  std::string name = "llama";
+  std::int64_t layers = 0;
+  std::int64_t width = 0;
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;  ///< = heads for multi-head attention; must divide heads
+  std::int64_t ffn = 0;       ///< hidden width of the SwiGLU block
+  std::int64_t vocab = 0;
+  std::int64_t seq = 0;       ///< tokens a sequence in training
+  double rope_theta = 1e4;
+  double norm_eps = 1e-5;
+  bool tied_head = false;     ///< the output head is the embedding table
+  double init_std = 0.02;     ///< output projections start with init_std / sqrt(2 layers)
+
+  std::int64_t head_dim() const { return width / heads; }
+  std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim(); }
+  /// layers * (attention + SwiGLU matrices + 2 gains) + final gain; embedding and head not counted.
+  std::int64_t non_embedding_parameters() const;
+  std::int64_t parameters() const;
+  /// Training FLOPs a token, forward and backward: 6 a parameter of every matrix product (the head included, the
+  /// embedding look-up not) and 12 * layers * width * seq / 2 for causal attention.
+  double flops_per_token() const;
+};
+
+/// Reads a [model] table; `[model] file = "models/x.toml"` takes that file's keys as defaults.
+LlamaConfig read_llama_config(const ConfigTable& model);
+/// Reads models/NAME.toml.
+LlamaConfig load_llama_config(const std::filesystem::path& path);
+
+}  // namespace nibble

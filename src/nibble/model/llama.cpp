@@ -1,0 +1,329 @@
+#include "nibble/model/llama.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "nibble/model/initialise.h"
+#include "nibble/ops/attention.h"
+#include "nibble/ops/cross_entropy.h"
+#include "nibble/ops/embedding.h"
+#include "nibble/ops/reduce.h"
+#include "nibble/ops/rmsnorm.h"
+#include "nibble/ops/rope.h"
+#include "nibble/ops/swiglu.h"
+
+namespace nibble {
+
+struct Llama::Block {
+  std::size_t attention_norm, qkv, output, ffn_norm, gate_up, down;  // indices into parameters_
+};
+
+struct Llama::BlockSaved {
+  Tensor x;        // residual stream at the block's input, F32 [T, d]
+  Tensor x_middle; // after attention
+  Tensor attention_rstd, ffn_rstd;
+  Tensor qkv;      // after rotation
+  Tensor attended, lse;
+  Tensor gate_up;
+  Linear::Saved qkv_in, output_in, gate_up_in, down_in;
+};
+
+namespace {
+
+// Rows of logits in memory at a time: enough for an efficient product, small beside the activations.
+constexpr std::int64_t kHeadRows = 512;
+
+enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
+
+void copy(const Tensor& from, const Tensor& to) { convert(from, to); }
+
+}  // namespace
+
+Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations)
+    : config_(config),
+      recipe_(recipe),
+      high_precision_(unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16)),
+      seed_(seed),
+      activations_(activations) {
+  create_parameters();
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    for (const char* kind : {"attention.qkv", "attention.output", "mlp.gate_up", "mlp.down"}) {
+      const std::string name = fmt::format("layers.{}.{}", b, kind);
+      const bool exempt = recipe_.is_exempt(name, static_cast<std::int64_t>(b), config_.layers);
+      linears_.emplace_back(name, static_cast<std::uint32_t>(linears_.size()), exempt ? high_precision_ : recipe_);
+    }
+  }
+  initialise_parameters(config_, parameters_, seed);
+  rope_cos_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2});
+  rope_sin_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2});
+  rope_tables(static_cast<float>(config_.rope_theta), rope_cos_, rope_sin_);
+}
+
+Llama::~Llama() = default;
+
+// All parameters lie in one buffer, so that clipping, the optimizer and checkpoints see one flat tensor.
+void Llama::create_parameters() {
+  const std::int64_t n = config_.parameters();
+  values_ = OwnedTensor(DType::F32, {n});
+  grads_ = OwnedTensor(DType::F32, {n});
+  std::int64_t offset = 0;
+  const auto add = [&](std::string name, std::initializer_list<std::int64_t> shape, bool decay,
+                       std::vector<Parameter::Part> parts) {
+    const Tensor value(values_.view().data<float>() + offset, DType::F32, shape);
+    const Tensor grad(grads_.view().data<float>() + offset, DType::F32, shape);
+    offset += value.numel();
+    parameters_.push_back({std::move(name), value, grad, decay, std::move(parts)});
+    return parameters_.size() - 1;
+  };
+  const std::int64_t d = config_.width;
+  const std::int64_t kv = config_.kv_heads * config_.head_dim();
+  embedding_ = add("embedding", {config_.vocab, d}, false, {{"model.embed_tokens.weight", config_.vocab}});
+  for (std::int64_t b = 0; b < config_.layers; ++b) {
+    const std::string name = fmt::format("layers.{}.", b);
+    const std::string hf = fmt::format("model.layers.{}.", b);
+    Block block{};
+    block.attention_norm = add(name + "attention_norm", {d}, false, {{hf + "input_layernorm.weight", 1}});
+    block.qkv = add(name + "attention.qkv", {config_.qkv_width(), d}, true,
+                    {{hf + "self_attn.q_proj.weight", d},
+                     {hf + "self_attn.k_proj.weight", kv},
+                     {hf + "self_attn.v_proj.weight", kv}});
+    block.output = add(name + "attention.output", {d, d}, true, {{hf + "self_attn.o_proj.weight", d}});
+    block.ffn_norm = add(name + "ffn_norm", {d}, false, {{hf + "post_attention_layernorm.weight", 1}});
+    block.gate_up = add(name + "mlp.gate_up", {2 * config_.ffn, d}, true,
+                        {{hf + "mlp.gate_proj.weight", config_.ffn}, {hf + "mlp.up_proj.weight", config_.ffn}});
+    block.down = add(name + "mlp.down", {d, config_.ffn}, true, {{hf + "mlp.down_proj.weight", d}});
+    blocks_.push_back(block);
+  }
+  final_norm_ = add("final_norm", {d}, false, {{"model.norm.weight", 1}});
+  head_ = config_.tied_head ? embedding_ : add("head", {config_.vocab, d}, true, {{"lm_head.weight", config_.vocab}});
+  require(offset == n, "parameter count {} differs from the configuration's {}", offset, n);
+}
+
+PassContext Llama::pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch,
+                            bool measure_quality) {
+  return {arena_, seed_, step, first_token, first_micro_batch, measure_quality};
+}
+
+void Llama::prepare(std::uint32_t step, bool measure_quality) {
+  weight_arena_.rewind({});
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const std::size_t weights[] = {blocks_[b].qkv, blocks_[b].output, blocks_[b].gate_up, blocks_[b].down};
+    for (std::size_t i = 0; i < kLinearsPerBlock; ++i) {
+      linears_[b * kLinearsPerBlock + i].prepare(parameters_[weights[i]].value, seed_, step, weight_arena_,
+                                                 measure_quality);
+    }
+  }
+  const Tensor& head = parameters_[head_].value;
+  head_weight_ = head;
+  if (activations_ == DType::BF16) {
+    head_weight_ = weight_arena_.allocate(DType::BF16, {config_.vocab, config_.width});
+    convert(head, head_weight_);
+  }
+}
+
+Tensor Llama::embed(const Tensor& tokens) {
+  const Tensor x = arena_.allocate(DType::F32, {tokens.numel(), config_.width});
+  embedding_forward(tokens.reshape({tokens.numel()}), parameters_[embedding_].value, x);
+  return x;
+}
+
+Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t sequences, std::int64_t seq,
+                            const PassContext& pass, BlockSaved& saved) {
+  const Block& block = blocks_[index];
+  Linear* linear = &linears_[index * kLinearsPerBlock];
+  const std::int64_t tokens = sequences * seq;
+  const std::int64_t d = config_.width;
+  const auto eps = static_cast<float>(config_.norm_eps);
+  saved.x = x;
+
+  // x_middle = x + attention(norm(x))
+  const Tensor normed = arena_.allocate(activations_, {tokens, d});
+  saved.attention_rstd = arena_.allocate(DType::F32, {tokens});
+  rmsnorm_forward(x, parameters_[block.attention_norm].value, eps, normed, saved.attention_rstd);
+  saved.qkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
+  saved.qkv_in = linear[kQkv].forward(normed, saved.qkv, Accumulate::Overwrite, pass);
+  const Tensor cos = rope_cos_.view().row_range(0, seq);
+  const Tensor sin = rope_sin_.view().row_range(0, seq);
+  rope_forward(saved.qkv, config_.heads, config_.kv_heads, cos, sin);
+  saved.attended = arena_.allocate(activations_, {tokens, d});
+  saved.lse = arena_.allocate(DType::F32, {sequences * config_.heads, seq});
+  const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
+  attention_forward(shape, saved.qkv, saved.attended, saved.lse, arena_);
+  saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
+  copy(x, saved.x_middle);
+  saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, Accumulate::Add, pass);
+
+  // out = x_middle + mlp(norm(x_middle))
+  const Tensor ffn_normed = arena_.allocate(activations_, {tokens, d});
+  saved.ffn_rstd = arena_.allocate(DType::F32, {tokens});
+  rmsnorm_forward(saved.x_middle, parameters_[block.ffn_norm].value, eps, ffn_normed, saved.ffn_rstd);
+  saved.gate_up = arena_.allocate(activations_, {tokens, 2 * config_.ffn});
+  saved.gate_up_in = linear[kGateUp].forward(ffn_normed, saved.gate_up, Accumulate::Overwrite, pass);
+  const Tensor hidden = arena_.allocate(activations_, {tokens, config_.ffn});
+  swiglu_forward(saved.gate_up, hidden);
+  const Tensor out = arena_.allocate(DType::F32, {tokens, d});
+  copy(saved.x_middle, out);
+  saved.down_in = linear[kDown].forward(hidden, out, Accumulate::Add, pass);
+  return out;
+}
+
+// dx holds the gradient of the block's output and leaves as that of its input.
+void Llama::block_backward(std::size_t index, const Tensor& dx, const BlockSaved& saved, std::int64_t sequences,
+                           std::int64_t seq, const PassContext& pass) {
+  const ArenaScope scope(arena_);
+  const Block& block = blocks_[index];
+  Linear* linear = &linears_[index * kLinearsPerBlock];
+  const std::int64_t tokens = sequences * seq;
+  const std::int64_t d = config_.width;
+
+  const Tensor d_hidden = arena_.allocate(activations_, {tokens, config_.ffn});
+  linear[kDown].backward(dx, saved.down_in, d_hidden, parameters_[block.down].grad, pass);
+  swiglu_backward(d_hidden, saved.gate_up, saved.gate_up);  // in place: gate_up becomes its own gradient
+  const Tensor d_normed = arena_.allocate(activations_, {tokens, d});
+  linear[kGateUp].backward(saved.gate_up, saved.gate_up_in, d_normed, parameters_[block.gate_up].grad, pass);
+  rmsnorm_backward(d_normed, saved.x_middle, parameters_[block.ffn_norm].value, saved.ffn_rstd, dx,
+                   parameters_[block.ffn_norm].grad, arena_);
+
+  const Tensor d_attended = arena_.allocate(activations_, {tokens, d});
+  linear[kOutput].backward(dx, saved.output_in, d_attended, parameters_[block.output].grad, pass);
+  const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
+  const Tensor dqkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
+  attention_backward(shape, saved.qkv, saved.attended, saved.lse, d_attended, dqkv, arena_);
+  rope_backward(dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
+                rope_sin_.view().row_range(0, seq));
+  linear[kQkv].backward(dqkv, saved.qkv_in, d_normed, parameters_[block.qkv].grad, pass);
+  rmsnorm_backward(d_normed, saved.x, parameters_[block.attention_norm].value, saved.attention_rstd, dx,
+                   parameters_[block.attention_norm].grad, arena_);
+}
+
+BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx,
+                      bool first_micro_batch, std::vector<float>* token_losses) {
+  const ArenaScope scope(arena_);
+  const std::int64_t tokens = x.rows();
+  const bool backward = dx.defined();
+  const Tensor normed = arena_.allocate(activations_, {tokens, config_.width});
+  const Tensor rstd = arena_.allocate(DType::F32, {tokens});
+  rmsnorm_forward(x, parameters_[final_norm_].value, static_cast<float>(config_.norm_eps), normed, rstd);
+
+  const std::int64_t chunk = std::min(kHeadRows, tokens);
+  const Tensor losses = arena_.allocate(DType::F32, {tokens});
+  const Tensor logits_buffer = arena_.allocate(DType::F32, {chunk, config_.vocab});
+  const Tensor dlogits_buffer =
+      backward && activations_ == DType::BF16 ? arena_.allocate(DType::BF16, {chunk, config_.vocab}) : logits_buffer;
+  const Tensor d_normed = backward ? arena_.allocate(activations_, {tokens, config_.width}) : Tensor();
+  const QTensor weight = QTensor::view(head_weight_);
+  const std::int32_t* target = targets.data<std::int32_t>();
+  BatchLoss loss;
+  for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
+    const std::int64_t end = std::min(tokens, begin + chunk);
+    const QTensor input = QTensor::view(normed.row_range(begin, end));
+    const Tensor logits = logits_buffer.row_range(0, end - begin);
+    const Tensor chunk_targets = Tensor::of(target + begin, {end - begin});
+    const Tensor chunk_losses = Tensor::of(losses.data<float>() + begin, {end - begin});
+    gemm({input}, {weight}, logits, Accumulate::Overwrite, arena_);
+    if (!backward) {
+      cross_entropy_forward(logits, chunk_targets, chunk_losses);
+      continue;
+    }
+    const Tensor dlogits = dlogits_buffer.row_range(0, end - begin);
+    cross_entropy_forward_backward(logits, chunk_targets, static_cast<float>(loss_scale), chunk_losses, dlogits);
+    const QTensor gradient = QTensor::view(dlogits);
+    gemm({gradient}, {weight, true}, d_normed.row_range(begin, end), Accumulate::Overwrite, arena_);
+    // A tied head shares its gradient with the embedding, whose part is added last in the backward.
+    gemm({gradient, true}, {input, true}, parameters_[head_].grad,
+         first_micro_batch && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    loss.sum += static_cast<double>(losses.data<float>()[t]);
+    loss.tokens += target[t] >= 0 ? 1 : 0;
+  }
+  if (token_losses != nullptr) {
+    token_losses->insert(token_losses->end(), losses.data<float>(), losses.data<float>() + tokens);
+  }
+  if (backward) {
+    rmsnorm_backward(d_normed, x, parameters_[final_norm_].value, rstd, dx, parameters_[final_norm_].grad, arena_);
+  }
+  return loss;
+}
+
+BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
+                                  bool first_micro_batch, bool measure_quality) {
+  const ArenaScope scope(arena_);
+  const std::int64_t sequences = batch.tokens.rows();
+  const std::int64_t seq = batch.tokens.cols();
+  require(seq <= config_.seq, "a sequence of {} tokens; the model takes up to {}", seq, config_.seq);
+  const PassContext pass = pass_for(step, first_token, first_micro_batch, measure_quality);
+  if (first_micro_batch) {
+    // Matrix products overwrite their gradients; the reductions of the other ops add to theirs.
+    for (const Parameter& p : parameters_) {
+      if (p.value.dims() == 1) fill_zero(p.grad);
+    }
+    if (!config_.tied_head) fill_zero(parameters_[embedding_].grad);
+  }
+  std::vector<BlockSaved> saved(blocks_.size());
+  Tensor x = embed(batch.tokens);
+  for (std::size_t b = 0; b < blocks_.size(); ++b) x = block_forward(b, x, sequences, seq, pass, saved[b]);
+  const Tensor dx = arena_.allocate(DType::F32, {sequences * seq, config_.width});
+  fill_zero(dx);
+  const BatchLoss loss = head(x, batch.targets, loss_scale, dx, first_micro_batch, nullptr);
+  for (std::size_t b = blocks_.size(); b-- > 0;) block_backward(b, dx, saved[b], sequences, seq, pass);
+  embedding_backward(batch.tokens.reshape({batch.tokens.numel()}), dx, parameters_[embedding_].grad, arena_);
+  return loss;
+}
+
+BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) {
+  const ArenaScope scope(arena_);
+  const PassContext pass = pass_for(0, 0, true, false);
+  Tensor x = embed(batch.tokens);
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    BlockSaved saved;
+    x = block_forward(b, x, batch.tokens.rows(), batch.tokens.cols(), pass, saved);
+  }
+  return head(x, batch.targets, 0.0, Tensor(), true, token_losses);
+}
+
+std::string Llama::first_non_finite(const Batch& batch) {
+  for (const Parameter& p : parameters_) {
+    const std::int64_t at = nibble::first_non_finite(p.value);
+    if (at >= 0) return fmt::format("the parameter {} (element {})", p.name, at);
+  }
+  const ArenaScope scope(arena_);
+  const PassContext pass = pass_for(0, 0, true, false);
+  Tensor x = embed(batch.tokens);
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    BlockSaved saved;
+    x = block_forward(b, x, batch.tokens.rows(), batch.tokens.cols(), pass, saved);
+    const std::pair<const char*, Tensor> results[] = {{"attention.qkv", saved.qkv},
+                                                      {"attention", saved.attended},
+                                                      {"attention.output", saved.x_middle},
+                                                      {"mlp.gate_up", saved.gate_up},
+                                                      {"mlp.down", x}};
+    for (const auto& [name, tensor] : results) {
+      const std::int64_t at = nibble::first_non_finite(tensor);
+      if (at >= 0) return fmt::format("the output of layers.{}.{} (element {})", b, name, at);
+    }
+  }
+  return "the logits";
+}
+
+std::vector<float> Llama::next_token_logits(const std::vector<std::int32_t>& tokens) {
+  const ArenaScope scope(arena_);
+  const auto seq = static_cast<std::int64_t>(tokens.size());
+  require(seq > 0 && seq <= config_.seq, "{} tokens given, the model takes 1 to {}", seq, config_.seq);
+  const PassContext pass = pass_for(0, 0, true, false);
+  Tensor x = embed(Tensor::of(tokens.data(), {1, seq}));
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    BlockSaved saved;
+    x = block_forward(b, x, 1, seq, pass, saved);
+  }
+  const Tensor normed = arena_.allocate(activations_, {1, config_.width});
+  const Tensor rstd = arena_.allocate(DType::F32, {1});
+  rmsnorm_forward(x.row_range(seq - 1, seq), parameters_[final_norm_].value, static_cast<float>(config_.norm_eps),
+                  normed, rstd);
+  std::vector<float> logits(static_cast<std::size_t>(config_.vocab));
+  gemm({QTensor::view(normed)}, {QTensor::view(head_weight_)}, Tensor::of(logits.data(), {1, config_.vocab}),
+       Accumulate::Overwrite, arena_);
+  return logits;
+}
+
+}  // namespace nibble

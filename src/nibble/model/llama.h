@@ -1,0 +1,106 @@
+// Llama, forward and backward, written once for every backend: it only calls ops and Linear.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nibble/model/config.h"
+#include "nibble/recipe/linear.h"
+
+namespace nibble {
+
+/// A named piece of the flat parameter buffer. Query, key and value matrices are one tensor, as are gate and up:
+/// `parts` gives their names in the Hugging Face layout, stacked by rows.
+struct Parameter {
+  std::string name;                ///< "layers.0.attention.qkv"
+  Tensor value;                    ///< F32
+  Tensor grad;                     ///< F32, same shape
+  bool decay = false;              ///< weight decay applies: matrices except the embedding
+  struct Part {
+    std::string hf_name;           ///< "model.layers.0.self_attn.q_proj.weight"
+    std::int64_t rows = 0;
+  };
+  std::vector<Part> parts;
+};
+
+struct BatchLoss {
+  double sum = 0;          ///< of the per-token losses, in nats
+  std::int64_t tokens = 0; ///< targets that count
+  double mean() const { return tokens == 0 ? 0.0 : sum / static_cast<double>(tokens); }
+};
+
+class Llama {
+ public:
+  /// `activations` is BF16 in training; F32 (with the f32 recipe) makes every operation single precision, for
+  /// gradient checks. Weights start as N(0, init_std) from `seed`, norms as 1.
+  Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations = DType::BF16);
+  ~Llama();
+  Llama(const Llama&) = delete;
+  Llama& operator=(const Llama&) = delete;
+
+  /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step.
+  void prepare(std::uint32_t step, bool measure_quality);
+
+  struct Batch {
+    Tensor tokens;   ///< I32 [sequences, seq]
+    Tensor targets;  ///< I32 [sequences, seq]; negative = ignored
+  };
+  /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients (the first
+  /// micro-batch of a step overwrites them).
+  BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
+                             bool first_micro_batch, bool measure_quality);
+  /// Loss alone. `token_losses`, when not null, receives the loss of each target.
+  BatchLoss evaluate(const Batch& batch, std::vector<float>* token_losses = nullptr);
+  /// Names the first tensor of a forward pass over the batch that holds a value that is not finite: a parameter, or a
+  /// block's intermediate result; "the logits" when all before them are finite.
+  std::string first_non_finite(const Batch& batch);
+  /// Logits (F32 [vocab]) that follow the last of `tokens`, which may be shorter than a training sequence.
+  std::vector<float> next_token_logits(const std::vector<std::int32_t>& tokens);
+
+  const LlamaConfig& config() const { return config_; }
+  const Recipe& recipe() const { return recipe_; }
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  Tensor flat_values() const { return values_; }   ///< F32 [n]: all parameters
+  Tensor flat_grads() const { return grads_; }     ///< F32 [n]: all gradients
+  std::vector<Linear>& linears() { return linears_; }
+  const std::vector<Linear>& linears() const { return linears_; }
+  std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
+
+ private:
+  struct Block;      // the parameters of one block
+  struct BlockSaved; // what a block's backward needs
+  void create_parameters();
+  PassContext pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch, bool measure_quality);
+
+  Tensor embed(const Tensor& tokens);
+  Tensor block_forward(std::size_t index, const Tensor& x, std::int64_t sequences, std::int64_t seq,
+                       const PassContext& pass, BlockSaved& saved);
+  void block_backward(std::size_t index, const Tensor& dx, const BlockSaved& saved, std::int64_t sequences,
+                      std::int64_t seq, const PassContext& pass);
+  /// Final norm, head and loss, chunk by chunk; dx (F32 [T, d], zeroed by the caller) undefined = loss only.
+  BatchLoss head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
+                 std::vector<float>* token_losses);
+
+  LlamaConfig config_;
+  Recipe recipe_;
+  Recipe high_precision_;   // what exempt layers use
+  std::uint64_t seed_;
+  DType activations_;
+  OwnedTensor values_;
+  OwnedTensor grads_;
+  std::vector<Parameter> parameters_;
+  std::vector<Block> blocks_;
+  std::vector<Linear> linears_;  // four a block: qkv, output, gate_up, down
+  std::size_t embedding_ = 0;    // indices into parameters_
+  std::size_t final_norm_ = 0;
+  std::size_t head_ = 0;
+  OwnedTensor rope_cos_;
+  OwnedTensor rope_sin_;
+  Arena arena_;          // activations of a pass
+  Arena weight_arena_;   // quantised weights of a step
+  Tensor head_weight_;   // the head in the activations' precision
+};
+
+}  // namespace nibble
