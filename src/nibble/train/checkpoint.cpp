@@ -1,0 +1,139 @@
+#include "nibble/train/checkpoint.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "nibble/io/atomic_file.h"
+#include "nibble/io/checksum.h"
+#include "nibble/io/json.h"
+#include "nibble/io/safetensors.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "state.json";
+constexpr int kFormatVersion = 1;
+
+fs::path checkpoints_of(const fs::path& run) { return run / "checkpoints"; }
+
+/// Checkpoint folders, the newest first. Their names sort like their steps.
+std::vector<fs::path> list_checkpoints(const fs::path& run) {
+  std::vector<fs::path> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(checkpoints_of(run), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-") && name.find(".tmp-") == std::string::npos) found.push_back(entry.path());
+  }
+  std::sort(found.rbegin(), found.rend());
+  return found;
+}
+
+/// Calls f(Hugging Face name, rows of the parameter) for every part of every parameter.
+template <class F>
+void for_each_part(const Llama& model, F&& f) {
+  for (const Parameter& p : model.parameters()) {
+    if (p.parts.size() == 1) {
+      f(p.parts[0].hf_name, p.value);
+      continue;
+    }
+    std::int64_t row = 0;
+    for (const Parameter::Part& part : p.parts) {
+      f(part.hf_name, p.value.row_range(row, row + part.rows));
+      row += part.rows;
+    }
+  }
+}
+
+std::string file_checksum(const fs::path& path) { return hex64(xxh3_64(MappedFile(path).bytes())); }
+
+}  // namespace
+
+void save_checkpoint(const fs::path& run, const TrainState& state, const Llama& model, const Optimizer& optimizer,
+                     std::int64_t keep) {
+  const fs::path destination = checkpoints_of(run) / fmt::format("step-{:08}", state.step);
+  make_directories(checkpoints_of(run));
+  remove_leftovers(destination);
+  AtomicDirectory directory(destination, Existing::Replace);
+
+  std::vector<SafetensorsEntry> weights;
+  for_each_part(model, [&](const std::string& name, const Tensor& rows) { weights.push_back(safetensors_entry(name, rows)); });
+  const std::uint64_t model_sum = write_safetensors(directory.path() / kModelFile, weights, {{"format", "pt"}});
+  std::vector<SafetensorsEntry> states;
+  optimizer.visit([&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, t)); });
+  const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
+
+  const nlohmann::json json = {
+      {"format", kFormatVersion},
+      {"step", state.step},
+      {"tokens", state.tokens},
+      {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
+      {"config", state.config},
+      {"recipe", state.recipe},
+      {"data_fingerprint", state.data_fingerprint},
+      {"checksums", {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}}}};
+  write_json_atomic(directory.path() / kStateFile, json);
+  directory.commit();
+
+  const std::vector<fs::path> all = list_checkpoints(run);
+  for (std::size_t i = static_cast<std::size_t>(keep); i < all.size(); ++i) {
+    std::error_code ignored;
+    fs::remove_all(all[i], ignored);
+  }
+}
+
+TrainState load_state(const fs::path& checkpoint) {
+  const fs::path file = checkpoint / kStateFile;
+  const nlohmann::json json = read_json(file);
+  TrainState state;
+  try {
+    if (json.at("format").get<int>() != kFormatVersion) {
+      user_error("'{}' has format {}, this build reads {}", file.string(), json.at("format").get<int>(), kFormatVersion);
+    }
+    state.step = json.at("step").get<std::int64_t>();
+    state.tokens = json.at("tokens").get<std::int64_t>();
+    state.position.epoch = json.at("position").at("epoch").get<std::int64_t>();
+    state.position.index = json.at("position").at("index").get<std::int64_t>();
+    state.config = json.at("config").get<std::string>();
+    state.recipe = json.at("recipe").get<std::string>();
+    state.data_fingerprint = json.at("data_fingerprint").get<std::string>();
+    for (const char* name : {kModelFile, kOptimizerFile}) {
+      const auto expected = json.at("checksums").at(name).get<std::string>();
+      if (file_checksum(checkpoint / name) != expected) {
+        user_error("'{}' is damaged: its checksum differs from the one in {}", (checkpoint / name).string(), kStateFile);
+      }
+    }
+  } catch (const nlohmann::json::exception& e) {
+    user_error("'{}' is not a checkpoint's state: {}", file.string(), e.what());
+  }
+  return state;
+}
+
+std::optional<fs::path> newest_checkpoint(const fs::path& run, const std::function<void(const std::string&)>& warn) {
+  for (const fs::path& candidate : list_checkpoints(run)) {
+    try {
+      load_state(candidate);
+      return candidate;
+    } catch (const UserError& e) {
+      if (warn) warn(fmt::format("{}; trying the checkpoint before it", e.what()));
+    }
+  }
+  return std::nullopt;
+}
+
+void load_weights(const fs::path& checkpoint, Llama& model) {
+  const SafetensorsFile file(checkpoint / kModelFile);
+  for_each_part(model, [&](const std::string& name, const Tensor& rows) { file.read(name, rows); });
+}
+
+void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {
+  const SafetensorsFile file(checkpoint / kOptimizerFile);
+  optimizer.visit([&](const std::string& name, const Tensor& tensor) { file.read(name, tensor); });
+}
+
+}  // namespace nibble

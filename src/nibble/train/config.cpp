@@ -1,0 +1,141 @@
+#include "nibble/train/config.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace nibble {
+
+namespace {
+const std::vector<std::pair<const char*, OptimizerKind>> kOptimizers = {{"adamw", OptimizerKind::AdamW},
+                                                                        {"adamw-fp8", OptimizerKind::AdamWFp8}};
+const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine},
+                                                                  {"wsd", Schedule::Wsd}};
+}  // namespace
+
+TrainConfig read_train_config(const ConfigTable& root) {
+  constexpr std::int64_t kMany = std::int64_t{1} << 40;
+  TrainConfig c;
+  c.model = read_llama_config(root.table("model"));
+  c.recipe = root.text("recipe", c.recipe);
+
+  const ConfigTable data = root.table("data");
+  c.data = data.text("dir");
+  data.finish();
+
+  const ConfigTable train = root.table("train");
+  c.steps = train.integer("steps", 1, kMany);
+  c.batch = train.integer("batch", 1, 1 << 20);
+  c.micro_batch = train.integer("micro_batch", c.batch, 1, c.batch);
+  if (c.batch % c.micro_batch != 0) {
+    train.fail("micro_batch", fmt::format("{} does not divide batch = {}", c.micro_batch, c.batch));
+  }
+  c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
+  train.finish();
+
+  const ConfigTable optimizer = root.table("optimizer");
+  c.optimizer = optimizer.choice("kind", c.optimizer, kOptimizers);
+  c.schedule = optimizer.choice("schedule", c.schedule, kSchedules);
+  c.lr = optimizer.number("lr", c.lr, 0, 10);
+  c.warmup_fraction = optimizer.number("warmup_fraction", c.warmup_fraction, 0, 1);
+  c.warmup_start_ratio = optimizer.number("warmup_start_ratio", c.warmup_start_ratio, 0, 1);
+  c.min_lr_ratio = optimizer.number("min_lr_ratio", c.min_lr_ratio, 0, 1);
+  c.decay_fraction = optimizer.number("decay_fraction", c.decay_fraction, 0, 1);
+  c.beta1 = optimizer.number("beta1", c.beta1, 0, 0.99999);
+  c.beta2 = optimizer.number("beta2", c.beta2, 0, 0.99999);
+  c.eps = optimizer.number("eps", c.eps, 0, 1);
+  c.weight_decay = optimizer.number("weight_decay", c.weight_decay, 0, 10);
+  c.clip = optimizer.number("clip", c.clip, 0, 1e9);
+  optimizer.finish();
+
+  const ConfigTable log = root.table("log");
+  c.validate_every = log.integer("validate_every", c.validate_every, 0, kMany);
+  c.validate_sequences = log.integer("validate_sequences", c.validate_sequences, 0, kMany);
+  c.quality_every = log.integer("quality_every", c.quality_every, 0, kMany);
+  c.checkpoint_every = log.integer("checkpoint_every", c.checkpoint_every, 0, kMany);
+  c.keep_checkpoints = log.integer("keep_checkpoints", c.keep_checkpoints, 1, 1000000);
+  log.finish();
+  root.finish();
+  return c;
+}
+
+std::string to_toml(const TrainConfig& c) {
+  const auto name = [](const auto& names, auto value) {
+    for (const auto& [text, v] : names) {
+      if (v == value) return text;
+    }
+    return "";
+  };
+  const LlamaConfig& m = c.model;
+  return fmt::format(R"(recipe = "{}"
+
+[model]
+name = "{}"
+layers = {}
+width = {}
+heads = {}
+kv_heads = {}
+ffn = {}
+vocab = {}
+seq = {}
+rope_theta = {}
+norm_eps = {}
+tied_head = {}
+init_std = {}
+)",
+                     c.recipe, m.name, m.layers, m.width, m.heads, m.kv_heads, m.ffn, m.vocab, m.seq, m.rope_theta,
+                     m.norm_eps, m.tied_head, m.init_std) +
+         fmt::format(R"(
+[data]
+dir = "{}"
+
+[train]
+steps = {}
+batch = {}
+micro_batch = {}
+seed = {}
+
+[optimizer]
+kind = "{}"
+schedule = "{}"
+lr = {}
+warmup_fraction = {}
+warmup_start_ratio = {}
+min_lr_ratio = {}
+decay_fraction = {}
+beta1 = {}
+beta2 = {}
+eps = {}
+weight_decay = {}
+clip = {}
+
+[log]
+validate_every = {}
+validate_sequences = {}
+quality_every = {}
+checkpoint_every = {}
+keep_checkpoints = {}
+)",
+                     c.data.string(), c.steps, c.batch, c.micro_batch, c.seed, name(kOptimizers, c.optimizer),
+                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
+                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints);
+}
+
+double learning_rate(const TrainConfig& c, std::int64_t step) {
+  const auto total = static_cast<double>(c.steps);
+  const auto now = static_cast<double>(step);
+  const double warmup = std::round(c.warmup_fraction * total);
+  if (now <= warmup) {
+    const double start = c.warmup_start_ratio;
+    return c.lr * (warmup <= 1 ? 1.0 : start + (1.0 - start) * (now - 1) / (warmup - 1));
+  }
+  if (c.schedule == Schedule::Wsd) {
+    const double decay = std::max(1.0, std::round(c.decay_fraction * total));
+    const double left = total - now;
+    return left >= decay ? c.lr : c.lr * (c.min_lr_ratio + (1.0 - c.min_lr_ratio) * left / decay);
+  }
+  const double progress = (now - warmup) / std::max(1.0, total - warmup);
+  return c.lr * (c.min_lr_ratio + (1.0 - c.min_lr_ratio) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
+}
+
+}  // namespace nibble

@@ -1,0 +1,64 @@
+// The settings of a training run, read from a TOML file (docs/formats.md lists every key).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "nibble/io/config_table.h"
+#include "nibble/model/config.h"
+
+namespace nibble {
+
+enum class OptimizerKind : std::uint8_t {
+  AdamW,     ///< FP32 master weights and moments
+  AdamWFp8,  ///< FP8-LM: FP16 master weights, E4M3 first and FP16 second moment, one scale a tensor
+};
+
+enum class Schedule : std::uint8_t {
+  Cosine,  ///< warm-up, then a half cosine to min_lr_ratio * lr
+  Wsd,     ///< warm-up, stable, then linear decay to min_lr_ratio * lr over the last decay_fraction of the steps
+};
+
+struct TrainConfig {
+  LlamaConfig model;
+  std::string recipe = "bf16";
+  std::filesystem::path data;  ///< folder that `nibble data prepare` wrote
+
+  std::int64_t steps = 0;
+  std::int64_t batch = 0;        ///< sequences an optimizer step
+  std::int64_t micro_batch = 0;  ///< sequences a pass; divides batch
+  std::uint64_t seed = 1;        ///< of the initial weights, the data order and stochastic rounding
+
+  OptimizerKind optimizer = OptimizerKind::AdamW;
+  Schedule schedule = Schedule::Cosine;
+  double lr = 1e-3;               ///< peak
+  double warmup_fraction = 0.1;   ///< of the steps; linear from lr * warmup_start_ratio
+  double warmup_start_ratio = 0.01;
+  double min_lr_ratio = 0.1;
+  double decay_fraction = 0.2;    ///< wsd
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;      ///< on matrices except the embedding
+  double clip = 1.0;              ///< bound of the global gradient norm; 0 = none
+
+  std::int64_t validate_every = 100;
+  std::int64_t validate_sequences = 0;  ///< 0 = the whole validation set
+  std::int64_t quality_every = 50;      ///< steps between measurements of quantisation quality; 0 = never
+  std::int64_t checkpoint_every = 500;  ///< 0 = only at the end and when stopped
+  std::int64_t keep_checkpoints = 2;
+
+  std::int64_t tokens_per_step() const { return batch * model.seq; }
+};
+
+/// Reads and validates; UserError with file and line. `root` may carry --set overrides.
+TrainConfig read_train_config(const ConfigTable& root);
+
+/// The whole configuration, defaults included, as TOML that read_train_config takes.
+std::string to_toml(const TrainConfig& config);
+
+/// Learning rate of optimizer step 1..steps.
+double learning_rate(const TrainConfig& config, std::int64_t step);
+
+}  // namespace nibble

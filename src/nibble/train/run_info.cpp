@@ -1,0 +1,111 @@
+#include "nibble/train/run_info.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "nibble/io/json.h"
+#include "nibble/ops/machine.h"
+
+namespace nibble {
+
+namespace {
+
+std::string utc_now() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+double peak_of(GemmPath path, const MachinePeak& peak) {
+  switch (path) {
+    case GemmPath::Int8: return peak.int8;
+    case GemmPath::Bf16: return peak.bf16;
+    case GemmPath::F32: return peak.f32;
+  }
+  return peak.f32;
+}
+
+}  // namespace
+
+std::string path_summary(const Llama& model, std::size_t product) {
+  std::set<std::string> names;
+  for (const Linear& linear : model.linears()) names.insert(gemm_path_name(linear.paths()[product]));
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : " + ") + name;
+  return text;
+}
+
+double ideal_seconds_per_token(const Llama& model) {
+  const MachinePeak& peak = machine_peak();
+  const LlamaConfig& c = model.config();
+  double seconds = 0;
+  for (const Linear& linear : model.linears()) {
+    for (const GemmPath path : linear.paths()) {
+      seconds += 2.0 * static_cast<double>(linear.weights()) / peak_of(path, peak);
+    }
+  }
+  const GemmPath head = peak.bf16 > 0 ? GemmPath::Bf16 : GemmPath::F32;
+  seconds += 6.0 * static_cast<double>(c.vocab * c.width) / peak_of(head, peak);
+  seconds += 12.0 * static_cast<double>(c.layers * c.width) * static_cast<double>(c.seq) / 2.0 / peak.f32;
+  return seconds;
+}
+
+void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
+                    const Optimizer& optimizer) {
+  const LlamaConfig& m = config.model;
+  const Recipe& recipe = model.recipe();
+  nlohmann::json table = nlohmann::json::array();
+  for (Operand o : kAllOperands) table.push_back({{"operand", operand_name(o)}, {"spec", describe(recipe[o])}});
+  const MachinePeak& peak = machine_peak();
+  const nlohmann::json info = {
+      {"name", run.filename().string()},
+      {"recipe", recipe.name},
+      {"recipe_title", recipe.title},
+      {"recipe_text", recipe.text},
+      {"recipe_table", table},
+      {"seed", config.seed},
+      {"config", to_toml(config)},
+      {"parameters", m.parameters()},
+      {"non_embedding_parameters", m.non_embedding_parameters()},
+      {"model",
+       {{"name", m.name},
+        {"layers", m.layers},
+        {"width", m.width},
+        {"heads", m.heads},
+        {"kv_heads", m.kv_heads},
+        {"ffn", m.ffn},
+        {"vocab", m.vocab},
+        {"seq", m.seq},
+        {"tied_head", m.tied_head}}},
+      {"train",
+       {{"steps", config.steps},
+        {"batch", config.batch},
+        {"micro_batch", config.micro_batch},
+        {"tokens_per_step", config.tokens_per_step()},
+        {"lr", config.lr},
+        {"optimizer", config.optimizer == OptimizerKind::AdamW ? "adamw" : "adamw-fp8"},
+        {"schedule", config.schedule == Schedule::Cosine ? "cosine" : "wsd"}}},
+      {"data", {{"dir", config.data.string()}}},
+      {"memory",
+       {{"optimizer_bytes", optimizer.bytes()},
+        {"weight_bytes", model.flat_values().bytes()},
+        {"activation_peak_bytes", model.activation_peak_bytes()}}},
+      {"machine",
+       {{"cpu", cpu_name()},
+        {"threads", omp_get_max_threads()},
+        {"isa", cpu_isa()},
+        {"peak_f32_gflops", peak.f32 * 1e-9},
+        {"peak_bf16_gflops", peak.bf16 * 1e-9},
+        {"peak_int8_gops", peak.int8 * 1e-9}}},
+      {"paths",
+       {{"fprop", path_summary(model, 0)}, {"dgrad", path_summary(model, 1)}, {"wgrad", path_summary(model, 2)}}},
+      {"nibble", {{"version", kVersion}}},
+      {"started", utc_now()}};
+  write_json_atomic(run / "run.json", info);
+}
+
+}  // namespace nibble

@@ -1,0 +1,25 @@
+// What a run's log says about the run itself: RUN/run.json, and the machine's limits.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "nibble/train/optimizer.h"
+
+namespace nibble {
+
+inline constexpr const char* kVersion = "0.1.0";
+
+/// Writes RUN/run.json (docs/formats.md).
+void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
+                    const Optimizer& optimizer);
+
+/// Seconds that the matrix products of one training token would take at this machine's measured peaks, each product on
+/// the path it takes (int8, BF16 or F32), attention in F32: the speed of light that progress is compared with. Known
+/// after the model's first pass.
+double ideal_seconds_per_token(const Llama& model);
+
+/// "int8", "bf16" or "f32" of a product, or a list where the layers differ.
+std::string path_summary(const Llama& model, std::size_t product);
+
+}  // namespace nibble

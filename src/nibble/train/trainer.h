@@ -1,0 +1,50 @@
+// The training loop of one run.
+//
+//   RUN/run.json          settings, recipe, model, machine, product paths
+//   RUN/metrics.jsonl     one line a step
+//   RUN/checkpoints/      train/checkpoint.h
+//   RUN/events.*          the same scalars for TensorBoard
+//   RUN/result.json       written when the last step is done; its presence means the run is complete
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "nibble/recipe/recipe.h"
+#include "nibble/train/config.h"
+#include "nibble/train/metrics.h"
+
+namespace nibble {
+
+/// What is reported after each step.
+struct StepReport {
+  std::int64_t step = 0;
+  std::int64_t steps = 0;
+  double loss = 0;
+  double lr = 0;
+  double grad_norm = 0;
+  double tokens_per_second = 0;
+  double light_share = 0;          ///< time the step's arithmetic would take at the machine's peak, over the time it took
+  std::optional<double> val_loss;
+};
+
+struct TrainCallbacks {
+  std::function<void(const StepReport&)> on_step;
+  std::function<void(const std::string&)> on_message;
+};
+
+enum class Resume : std::uint8_t {
+  No,         ///< an existing run in the folder is an error
+  IfPresent,  ///< from the newest valid checkpoint, or from the beginning
+  Required,   ///< a missing checkpoint is an error
+};
+
+/// Trains until the last step or until `stop` becomes true; either way a checkpoint of the last completed step is
+/// written. Returns true when the run is complete. Throws UserError when the loss or a gradient is not finite (before
+/// the update; the newest checkpoint stays), or when the folder's run has other settings.
+bool train(const TrainConfig& config, const Recipe& recipe, const std::filesystem::path& run, Resume resume,
+           const std::atomic<bool>& stop, const TrainCallbacks& callbacks);
+
+}  // namespace nibble

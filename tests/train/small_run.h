@@ -1,0 +1,82 @@
+// A data set, a configuration and a run small enough for a test.
+#pragma once
+
+#include <filesystem>
+#include <random>
+#include <string>
+
+#include "nibble/data/dataset.h"
+#include "nibble/io/file.h"
+#include "nibble/train/trainer.h"
+#include "tests/temporary_directory.h"
+
+namespace nibble {
+
+inline constexpr std::int64_t kSmallVocab = 64;
+
+/// Tokens in which the next one mostly follows from the last, so that a few steps of training show.
+inline void write_split(const std::filesystem::path& file, std::int64_t tokens, std::uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<std::int32_t> ids;
+  std::int32_t now = 3;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    ids.push_back(now);
+    now = rng() % 8 == 0 ? static_cast<std::int32_t>(rng() % kSmallVocab)
+                         : static_cast<std::int32_t>((now * 5 + 7) % kSmallVocab);
+  }
+  ShardWriter writer(file, kSmallVocab, 1);
+  writer.append(ids);
+  writer.commit();
+}
+
+inline std::filesystem::path write_small_data(const std::filesystem::path& folder) {
+  const std::filesystem::path data = folder / "data";
+  make_directories(data);
+  write_split(data / "train-00000.bin", 4000, 1);
+  write_split(data / "valid.bin", 300, 2);
+  DatasetMeta meta;
+  meta.vocab_size = kSmallVocab;
+  meta.tokenizer_hash = 1;
+  meta.train = {4000, 1, 4000, {"train-00000.bin"}};
+  meta.valid = {300, 1, 300, {"valid.bin"}};
+  write_dataset_meta(data, meta);
+  return data;
+}
+
+inline std::string small_config_text(const std::filesystem::path& data, int steps) {
+  return fmt::format(R"([model]
+name = "small"
+layers = 2
+width = 32
+heads = 2
+ffn = 48
+vocab = {}
+seq = 16
+[data]
+dir = "{}"
+[train]
+steps = {}
+batch = 4
+micro_batch = 2
+seed = 3
+[optimizer]
+lr = 0.01
+[log]
+validate_every = 5
+quality_every = 4
+checkpoint_every = 3
+)",
+                     kSmallVocab, data.string(), steps);
+}
+
+inline TrainConfig small_config(const std::filesystem::path& data, int steps) {
+  return read_train_config(ConfigTable::parse_text(small_config_text(data, steps), "small.toml"));
+}
+
+/// A shipped recipe, or one under tests/ by its path in the source tree.
+inline Recipe recipe_for_test(const std::string& name) {
+  const std::string root = NIBBLE_SOURCE_DIR;
+  return load_recipe(name.find('/') == std::string::npos ? root + "/recipes/" + name + ".toml" : root + "/" + name);
+}
+
+}  // namespace nibble
