@@ -1,0 +1,158 @@
+#include "nibble/cli/arguments.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+
+#include "nibble/io/suggest.h"
+#include "nibble/tensor/error.h"
+
+namespace nibble {
+
+struct Arguments::State {
+  CLI::App* app;
+};
+
+namespace {
+
+void finish(CLI::Option* option, bool required) {
+  if (required) {
+    option->required();
+  } else {
+    option->capture_default_str();
+  }
+}
+
+}  // namespace
+
+void Arguments::text(const std::string& name, std::string& target, const std::string& help, bool required) {
+  finish(state_.app->add_option(name, target, help)->type_name("TEXT"), required);
+}
+void Arguments::path(const std::string& name, std::filesystem::path& target, const std::string& help, bool required) {
+  finish(state_.app
+             ->add_option_function<std::string>(
+                 name, [&target](const std::string& value) { target = value; }, help)
+             ->type_name("PATH")
+             ->default_str(target.string()),
+         required);
+}
+void Arguments::texts(const std::string& name, std::vector<std::string>& target, const std::string& help,
+                      bool required) {
+  finish(state_.app->add_option(name, target, help)->type_name("TEXT"), required);
+}
+void Arguments::list(const std::string& name, std::vector<std::string>& target, const std::string& help,
+                     bool required) {
+  finish(state_.app->add_option(name, target, help)->type_name("A,B,...")->delimiter(','), required);
+}
+void Arguments::integer(const std::string& name, std::int64_t& target, const std::string& help, bool required) {
+  finish(state_.app->add_option(name, target, help)->type_name("N"), required);
+}
+void Arguments::number(const std::string& name, double& target, const std::string& help) {
+  finish(state_.app->add_option(name, target, help)->type_name("X"), false);
+}
+void Arguments::flag(const std::string& name, bool& target, const std::string& help) {
+  state_.app->add_flag(name, target, help);
+}
+
+namespace {
+
+constexpr const char* kTitle = "nibble: pre-train large language models with 4-bit floating-point matrix products";
+
+std::vector<std::unique_ptr<Command>> all_commands() {
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(make_train_command());
+  commands.push_back(make_compare_command());
+  commands.push_back(make_report_command());
+  commands.push_back(make_generate_command());
+  commands.push_back(make_data_prepare_command());
+  commands.push_back(make_tokenizer_train_command());
+  commands.push_back(make_tokenizer_encode_command());
+  commands.push_back(make_tokenizer_decode_command());
+  commands.push_back(make_doctor_command());
+  return commands;
+}
+
+/// A word that is no subcommand gets the nearest one.
+void check_subcommand_names(int argc, char** argv, const std::map<std::string, std::vector<std::string>>& known) {
+  std::string group;
+  for (int i = 1; i < argc && i < 3; ++i) {
+    const std::string word = argv[i];
+    if (word.starts_with("-")) return;
+    const auto level = known.find(group);
+    if (level == known.end()) return;
+    const auto& names = level->second;
+    if (std::find(names.begin(), names.end(), word) == names.end()) {
+      user_error("there is no command '{}{}'{} ('nibble help' lists all)", group.empty() ? "" : group + " ", word,
+                 did_you_mean(word, names));
+    }
+    group = word;
+  }
+}
+
+int parse_and_run(int argc, char** argv) {
+  CLI::App app(kTitle, "nibble");
+  app.require_subcommand(1);
+  app.footer("Every command has its own help with examples: nibble COMMAND --help");
+  std::vector<std::unique_ptr<Command>> commands = all_commands();
+  std::map<std::string, CLI::App*> groups;
+  std::map<std::string, std::vector<std::string>> known;
+  std::vector<std::unique_ptr<Arguments::State>> states;
+  std::vector<CLI::App*> apps;
+  for (const auto& command : commands) {
+    std::string leaf = command->name();
+    CLI::App* parent = &app;
+    std::string group;
+    if (const auto space = leaf.find(' '); space != std::string::npos) {
+      group = leaf.substr(0, space);
+      leaf = leaf.substr(space + 1);
+      CLI::App*& entry = groups[group];
+      if (entry == nullptr) {
+        entry = app.add_subcommand(group, group == "data" ? "prepare training data" : "train and use a tokenizer");
+        entry->require_subcommand(1);
+        known[""].push_back(group);
+      }
+      parent = entry;
+    }
+    CLI::App* sub = parent->add_subcommand(leaf, command->summary());
+    sub->footer("Examples:\n" + command->examples());
+    known[group].push_back(leaf);
+    states.push_back(std::make_unique<Arguments::State>(Arguments::State{sub}));
+    Arguments arguments(*states.back());
+    command->declare(arguments);
+    apps.push_back(sub);
+  }
+  known[""].push_back("help");
+  app.add_subcommand("help", "list the commands");
+  if (argc <= 1 || std::string(argv[1]) == "help") {
+    std::fputs(app.help().c_str(), stdout);
+    return 0;
+  }
+  check_subcommand_names(argc, argv, known);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    user_error("{}; see 'nibble {} --help'", std::string(e.what()), argv[1]);
+  }
+  for (std::size_t i = 0; i < apps.size(); ++i) {
+    if (apps[i]->parsed()) return commands[i]->run();
+  }
+  return 1;
+}
+
+}  // namespace
+
+int run_cli(int argc, char** argv) {
+  try {
+    return parse_and_run(argc, argv);
+  } catch (const UserError& e) {
+    std::fprintf(stderr, "nibble: %s\n", e.what());
+    return 2;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "nibble: internal error: %s\n", e.what());
+    return 1;
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,61 @@
+#include "nibble/cli/arguments.h"
+#include "nibble/tensor/error.h"
+#include "nibble/data/prepare.h"
+#include "nibble/io/progress.h"
+
+namespace nibble {
+
+namespace {
+
+class DataPrepare final : public Command {
+ public:
+  std::string name() const override { return "data prepare"; }
+  std::string summary() const override { return "turn text into token shards"; }
+  std::string examples() const override {
+    return "  nibble data prepare --tokenizer tok.model --input 'corpus/*.jsonl.gz' --valid-fraction 0.01 --out data/mine\n"
+           "  zstd -dc big.zst | nibble data prepare --tokenizer tok.model --input - --valid held-out.txt --out data/mine";
+  }
+  void declare(Arguments& a) override {
+    a.path("--tokenizer", options_.tokenizer, "SentencePiece model", true);
+    a.texts("--input", options_.inputs, "training text: files, globs or - (.txt .jsonl, also .gz .zst)", true);
+    a.texts("--valid", options_.valid_inputs, "validation text");
+    a.number("--valid-fraction", options_.valid_fraction, "share of the documents held out for validation");
+    a.path("--out", options_.output, "folder of the token shards", true);
+    a.text("--split", split_, "what a document is in plain text: separator, line or file");
+    a.text("--separator", options_.reader.separator, "line that ends a document");
+    a.text("--field", options_.reader.json_field, "field of .jsonl objects that holds the text");
+    a.integer("--shard-tokens", options_.shard_tokens, "tokens of a training shard");
+    a.flag("--replace", options_.replace, "replace an existing data set");
+  }
+  int run() override {
+    options_.reader.split = split();
+    std::unique_ptr<Progress> progress;
+    options_.progress = [&](const PrepareProgress& p) {
+      const auto total = static_cast<std::int64_t>(p.file_bytes_total);
+      if (!progress) progress = std::make_unique<Progress>("tokenise", total);
+      progress->update(static_cast<std::int64_t>(p.file_bytes_done),
+                       fmt::format("{:.1f} M tokens", static_cast<double>(p.tokens) * 1e-6));
+    };
+    const DatasetMeta meta = prepare_dataset(options_);
+    if (progress) progress->finish();
+    fmt::print("{}: {} training tokens in {} documents, {} validation tokens\n", options_.output.string(),
+               meta.train.tokens, meta.train.documents, meta.valid.tokens);
+    return 0;
+  }
+
+ private:
+  DocumentSplit split() const {
+    if (split_ == "separator") return DocumentSplit::Separator;
+    if (split_ == "line") return DocumentSplit::Line;
+    if (split_ == "file") return DocumentSplit::File;
+    user_error("--split '{}' is not one of separator, line, file", split_);
+  }
+  PrepareOptions options_;
+  std::string split_ = "separator";
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_data_prepare_command() { return std::make_unique<DataPrepare>(); }
+
+}  // namespace nibble

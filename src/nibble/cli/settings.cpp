@@ -1,0 +1,64 @@
+#include "nibble/cli/settings.h"
+
+#include <csignal>
+
+#include "nibble/io/progress.h"
+
+namespace nibble {
+
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  ConfigTable table = ConfigTable::parse_file(file);
+  for (const std::string& assignment : overrides) table.set(assignment);
+  return read_train_config(table);
+}
+
+namespace {
+
+std::atomic<bool> g_stop{false};  // a signal handler can reach nothing else
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void on_signal(int signal) {
+  g_stop = true;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+const std::atomic<bool>& stop_on_signals() {
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  return g_stop;
+}
+
+struct TrainDisplay::State {
+  std::string label;
+  std::int64_t steps;
+  std::unique_ptr<Progress> progress;
+  std::string last_val;
+};
+
+TrainDisplay::TrainDisplay(std::string label, const TrainConfig& config)
+    : state_(std::make_shared<State>(State{std::move(label), config.steps, nullptr, ""})) {}
+
+TrainDisplay::~TrainDisplay() = default;
+
+TrainCallbacks TrainDisplay::callbacks() {
+  TrainCallbacks callbacks;
+  callbacks.on_step = [state = state_](const StepReport& r) {
+    if (!state->progress) state->progress = std::make_unique<Progress>(state->label, state->steps, r.step - 1);
+    if (r.val_loss) state->last_val = fmt::format("  val {:.4f}", *r.val_loss);
+    state->progress->update(r.step, fmt::format("{:.0f} tok/s ({:.0f} % of peak)", r.tokens_per_second, 100 * r.light_share),
+                            fmt::format("loss {:.4f}{}", r.loss, state->last_val));
+    if (r.step == r.steps) state->progress->finish();
+  };
+  callbacks.on_message = [state = state_](const std::string& text) {
+    if (state->progress) {
+      state->progress->message(text);
+    } else {
+      fmt::print(stderr, "{}: {}\n", state->label, text);
+    }
+  };
+  return callbacks;
+}
+
+}  // namespace nibble

@@ -1,0 +1,34 @@
+// What train and compare share: reading the configuration, and stopping on signals.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nibble/train/trainer.h"
+
+namespace nibble {
+
+/// Reads the file and applies --set overrides.
+TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+/// Becomes true on SIGINT or SIGTERM; a second signal ends the process at once.
+const std::atomic<bool>& stop_on_signals();
+
+/// Exit code of a run that a signal stopped after it was saved.
+inline constexpr int kStopped = 130;
+
+/// Prints one progress line for a run; create one for each run.
+class TrainDisplay {
+ public:
+  TrainDisplay(std::string label, const TrainConfig& config);
+  ~TrainDisplay();
+  TrainCallbacks callbacks();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace nibble
