@@ -12,8 +12,8 @@ std::int64_t LlamaConfig::parameters() const {
 }
 
 double LlamaConfig::flops_per_token() const {
-  const double matrices = static_cast<double>(layers * (qkv_width() * width + width * width + 3 * width * ffn) +
-                                              vocab * width);
+  const double matrices =
+      static_cast<double>(layers * (qkv_width() * width + width * width + 3 * width * ffn) + vocab * width);
   const double attention = static_cast<double>(layers) * static_cast<double>(width) * static_cast<double>(seq) / 2.0;
   return 6.0 * matrices + 12.0 * attention;
 }
@@ -41,7 +41,8 @@ LlamaConfig read_keys(const ConfigTable& t, LlamaConfig base, bool has_base) {
     t.fail("heads", fmt::format("{} heads do not divide the width {}", base.heads, base.width));
   }
   if (base.head_dim() % 2 != 0) {
-    t.fail("heads", fmt::format("gives heads of {} dimensions; rotary embedding needs an even number", base.head_dim()));
+    t.fail("heads",
+           fmt::format("gives heads of {} dimensions; rotary embedding needs an even number", base.head_dim()));
   }
   if (base.heads % base.kv_heads != 0) {
     t.fail("kv_heads", fmt::format("{} does not divide heads = {}", base.kv_heads, base.heads));

@@ -19,10 +19,10 @@ struct Llama::Block {
 };
 
 struct Llama::BlockSaved {
-  Tensor x;        // residual stream at the block's input, F32 [T, d]
-  Tensor x_middle; // after attention
+  Tensor x;         // residual stream at the block's input, F32 [T, d]
+  Tensor x_middle;  // after attention
   Tensor attention_rstd, ffn_rstd;
-  Tensor qkv;      // after rotation
+  Tensor qkv;  // after rotation
   Tensor attended, lse;
   Tensor gate_up;
   Linear::Saved qkv_in, output_in, gate_up_in, down_in;
@@ -101,7 +101,7 @@ void Llama::create_parameters() {
 
 PassContext Llama::pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch,
                             bool measure_quality) {
-  return {arena_, seed_, step, first_token, first_micro_batch, measure_quality};
+  return {arena_, seed_, step, first_token, first_micro_batch, measure_quality, profile_};
 }
 
 void Llama::prepare(std::uint32_t step, bool measure_quality) {
@@ -123,7 +123,7 @@ void Llama::prepare(std::uint32_t step, bool measure_quality) {
 
 Tensor Llama::embed(const Tensor& tokens) {
   const Tensor x = arena_.allocate(DType::F32, {tokens.numel(), config_.width});
-  embedding_forward(tokens.reshape({tokens.numel()}), parameters_[embedding_].value, x);
+  timed(profile_, "embedding", embedding_forward, tokens.reshape({tokens.numel()}), parameters_[embedding_].value, x);
   return x;
 }
 
@@ -139,30 +139,32 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   // x_middle = x + attention(norm(x))
   const Tensor normed = arena_.allocate(activations_, {tokens, d});
   saved.attention_rstd = arena_.allocate(DType::F32, {tokens});
-  rmsnorm_forward(x, parameters_[block.attention_norm].value, eps, normed, saved.attention_rstd);
+  timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[block.attention_norm].value, eps, normed,
+        saved.attention_rstd);
   saved.qkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
   saved.qkv_in = linear[kQkv].forward(normed, saved.qkv, Accumulate::Overwrite, pass);
   const Tensor cos = rope_cos_.view().row_range(0, seq);
   const Tensor sin = rope_sin_.view().row_range(0, seq);
-  rope_forward(saved.qkv, config_.heads, config_.kv_heads, cos, sin);
+  timed(profile_, "rope", rope_forward, saved.qkv, config_.heads, config_.kv_heads, cos, sin);
   saved.attended = arena_.allocate(activations_, {tokens, d});
   saved.lse = arena_.allocate(DType::F32, {sequences * config_.heads, seq});
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
-  attention_forward(shape, saved.qkv, saved.attended, saved.lse, arena_);
+  timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
   saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
-  copy(x, saved.x_middle);
+  timed(profile_, "residual copy", copy, x, saved.x_middle);
   saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, Accumulate::Add, pass);
 
   // out = x_middle + mlp(norm(x_middle))
   const Tensor ffn_normed = arena_.allocate(activations_, {tokens, d});
   saved.ffn_rstd = arena_.allocate(DType::F32, {tokens});
-  rmsnorm_forward(saved.x_middle, parameters_[block.ffn_norm].value, eps, ffn_normed, saved.ffn_rstd);
+  timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps, ffn_normed,
+        saved.ffn_rstd);
   saved.gate_up = arena_.allocate(activations_, {tokens, 2 * config_.ffn});
   saved.gate_up_in = linear[kGateUp].forward(ffn_normed, saved.gate_up, Accumulate::Overwrite, pass);
   const Tensor hidden = arena_.allocate(activations_, {tokens, config_.ffn});
-  swiglu_forward(saved.gate_up, hidden);
+  timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden);
   const Tensor out = arena_.allocate(DType::F32, {tokens, d});
-  copy(saved.x_middle, out);
+  timed(profile_, "residual copy", copy, saved.x_middle, out);
   saved.down_in = linear[kDown].forward(hidden, out, Accumulate::Add, pass);
   return out;
 }
@@ -178,22 +180,24 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, const BlockSaved
 
   const Tensor d_hidden = arena_.allocate(activations_, {tokens, config_.ffn});
   linear[kDown].backward(dx, saved.down_in, d_hidden, parameters_[block.down].grad, pass);
-  swiglu_backward(d_hidden, saved.gate_up, saved.gate_up);  // in place: gate_up becomes its own gradient
+  timed(profile_, "swiglu", swiglu_backward, d_hidden, saved.gate_up,
+        saved.gate_up);  // in place: gate_up becomes its own gradient
   const Tensor d_normed = arena_.allocate(activations_, {tokens, d});
   linear[kGateUp].backward(saved.gate_up, saved.gate_up_in, d_normed, parameters_[block.gate_up].grad, pass);
-  rmsnorm_backward(d_normed, saved.x_middle, parameters_[block.ffn_norm].value, saved.ffn_rstd, dx,
-                   parameters_[block.ffn_norm].grad, arena_);
+  timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x_middle, parameters_[block.ffn_norm].value,
+        saved.ffn_rstd, dx, parameters_[block.ffn_norm].grad, arena_);
 
   const Tensor d_attended = arena_.allocate(activations_, {tokens, d});
   linear[kOutput].backward(dx, saved.output_in, d_attended, parameters_[block.output].grad, pass);
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   const Tensor dqkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
-  attention_backward(shape, saved.qkv, saved.attended, saved.lse, d_attended, dqkv, arena_);
-  rope_backward(dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
-                rope_sin_.view().row_range(0, seq));
+  timed(profile_, "attention bwd", attention_backward, shape, saved.qkv, saved.attended, saved.lse, d_attended, dqkv,
+        arena_);
+  timed(profile_, "rope", rope_backward, dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
+        rope_sin_.view().row_range(0, seq));
   linear[kQkv].backward(dqkv, saved.qkv_in, d_normed, parameters_[block.qkv].grad, pass);
-  rmsnorm_backward(d_normed, saved.x, parameters_[block.attention_norm].value, saved.attention_rstd, dx,
-                   parameters_[block.attention_norm].grad, arena_);
+  timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x, parameters_[block.attention_norm].value,
+        saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_);
 }
 
 BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx,
@@ -203,7 +207,8 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
   const bool backward = dx.defined();
   const Tensor normed = arena_.allocate(activations_, {tokens, config_.width});
   const Tensor rstd = arena_.allocate(DType::F32, {tokens});
-  rmsnorm_forward(x, parameters_[final_norm_].value, static_cast<float>(config_.norm_eps), normed, rstd);
+  timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[final_norm_].value, static_cast<float>(config_.norm_eps),
+        normed, rstd);
 
   const std::int64_t chunk = std::min(kHeadRows, tokens);
   const Tensor losses = arena_.allocate(DType::F32, {tokens});
@@ -220,18 +225,20 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
     const Tensor logits = logits_buffer.row_range(0, end - begin);
     const Tensor chunk_targets = Tensor::of(target + begin, {end - begin});
     const Tensor chunk_losses = Tensor::of(losses.data<float>() + begin, {end - begin});
-    gemm({input}, {weight}, logits, Accumulate::Overwrite, arena_);
+    timed(profile_, "gemm head", gemm, GemmOperand{input}, GemmOperand{weight}, logits, Accumulate::Overwrite, arena_);
     if (!backward) {
       cross_entropy_forward(logits, chunk_targets, chunk_losses);
       continue;
     }
     const Tensor dlogits = dlogits_buffer.row_range(0, end - begin);
-    cross_entropy_forward_backward(logits, chunk_targets, static_cast<float>(loss_scale), chunk_losses, dlogits);
+    timed(profile_, "cross-entropy", cross_entropy_forward_backward, logits, chunk_targets,
+          static_cast<float>(loss_scale), chunk_losses, dlogits);
     const QTensor gradient = QTensor::view(dlogits);
-    gemm({gradient}, {weight, true}, d_normed.row_range(begin, end), Accumulate::Overwrite, arena_);
+    timed(profile_, "gemm head", gemm, GemmOperand{gradient}, GemmOperand{weight, true}, d_normed.row_range(begin, end),
+          Accumulate::Overwrite, arena_);
     // A tied head shares its gradient with the embedding, whose part is added last in the backward.
-    gemm({gradient, true}, {input, true}, parameters_[head_].grad,
-         first_micro_batch && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
+    timed(profile_, "gemm head", gemm, GemmOperand{gradient, true}, GemmOperand{input, true}, parameters_[head_].grad,
+          first_micro_batch && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
   }
   for (std::int64_t t = 0; t < tokens; ++t) {
     loss.sum += static_cast<double>(losses.data<float>()[t]);
@@ -241,7 +248,8 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
     token_losses->insert(token_losses->end(), losses.data<float>(), losses.data<float>() + tokens);
   }
   if (backward) {
-    rmsnorm_backward(d_normed, x, parameters_[final_norm_].value, rstd, dx, parameters_[final_norm_].grad, arena_);
+    timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, x, parameters_[final_norm_].value, rstd, dx,
+          parameters_[final_norm_].grad, arena_);
   }
   return loss;
 }
@@ -267,7 +275,8 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   fill_zero(dx);
   const BatchLoss loss = head(x, batch.targets, loss_scale, dx, first_micro_batch, nullptr);
   for (std::size_t b = blocks_.size(); b-- > 0;) block_backward(b, dx, saved[b], sequences, seq, pass);
-  embedding_backward(batch.tokens.reshape({batch.tokens.numel()}), dx, parameters_[embedding_].grad, arena_);
+  timed(profile_, "embedding", embedding_backward, batch.tokens.reshape({batch.tokens.numel()}), dx,
+        parameters_[embedding_].grad, arena_);
   return loss;
 }
 
@@ -318,11 +327,11 @@ std::vector<float> Llama::next_token_logits(const std::vector<std::int32_t>& tok
   }
   const Tensor normed = arena_.allocate(activations_, {1, config_.width});
   const Tensor rstd = arena_.allocate(DType::F32, {1});
-  rmsnorm_forward(x.row_range(seq - 1, seq), parameters_[final_norm_].value, static_cast<float>(config_.norm_eps),
-                  normed, rstd);
+  timed(profile_, "rmsnorm", rmsnorm_forward, x.row_range(seq - 1, seq), parameters_[final_norm_].value,
+        static_cast<float>(config_.norm_eps), normed, rstd);
   std::vector<float> logits(static_cast<std::size_t>(config_.vocab));
-  gemm({QTensor::view(normed)}, {QTensor::view(head_weight_)}, Tensor::of(logits.data(), {1, config_.vocab}),
-       Accumulate::Overwrite, arena_);
+  timed(profile_, "gemm head", gemm, GemmOperand{QTensor::view(normed)}, GemmOperand{QTensor::view(head_weight_)},
+        Tensor::of(logits.data(), {1, config_.vocab}), Accumulate::Overwrite, arena_);
   return logits;
 }
 

@@ -66,6 +66,8 @@ class Llama {
   Tensor flat_grads() const { return grads_; }     ///< F32 [n]: all gradients
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
+  /// Where passes and `prepare` record the time of each op from now on; null = nowhere.
+  void set_profile(StepProfile* profile) { profile_ = profile; }
   std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
 
  private:
@@ -88,6 +90,7 @@ class Llama {
   Recipe high_precision_;   // what exempt layers use
   std::uint64_t seed_;
   DType activations_;
+  StepProfile* profile_ = nullptr;
   OwnedTensor values_;
   OwnedTensor grads_;
   std::vector<Parameter> parameters_;

@@ -11,15 +11,17 @@ Linear::Linear(std::string name, std::uint32_t id, const Recipe& recipe)
 
 QuantizeContext Linear::context_for(Operand operand, std::uint64_t seed, std::uint32_t step) const {
   QuantizeContext context;
-  context.random = {seed, step, id_ * static_cast<std::uint32_t>(kAllOperands.size()) + static_cast<std::uint32_t>(operand)};
+  context.random = {seed, step,
+                    id_ * static_cast<std::uint32_t>(kAllOperands.size()) + static_cast<std::uint32_t>(operand)};
   return context;
 }
 
-QTensor Linear::quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure) {
+QTensor Linear::quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
+                         StepProfile* profile) {
   const QuantSpec& spec = recipe_[operand].quant;
   const bool as_it_is = (spec.element == ElementFormat::BF16 && x.dtype() == DType::BF16) ||
                         (spec.element == ElementFormat::F32 && x.dtype() == DType::F32);
-  QTensor q = as_it_is ? QTensor::view(x) : quantize(x, spec, context, arena);
+  QTensor q = as_it_is ? QTensor::view(x) : timed(profile, "quantise", quantize, x, spec, context, arena);
   if (measure) {
     const ArenaScope scope(arena);
     quality_[static_cast<std::size_t>(operand)].merge(nibble::measure_quality(x, q, spec, context, arena));
@@ -29,9 +31,9 @@ QTensor Linear::quantise(Operand operand, const Tensor& x, const QuantizeContext
 
 void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, bool measure) {
   weight_ = w;
-  fprop_w_ = quantise(Operand::FpropW, w, context_for(Operand::FpropW, seed, step), weight_arena, measure);
+  fprop_w_ = quantise(Operand::FpropW, w, context_for(Operand::FpropW, seed, step), weight_arena, measure, nullptr);
   if (!recipe_[Operand::DgradW].from_fprop) {
-    dgrad_w_ = quantise(Operand::DgradW, w, context_for(Operand::DgradW, seed, step), weight_arena, measure);
+    dgrad_w_ = quantise(Operand::DgradW, w, context_for(Operand::DgradW, seed, step), weight_arena, measure, nullptr);
   }
   if (recipe_[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) {
     weight_transposed_ = weight_arena.allocate(DType::BF16, {w.cols(), w.rows()});
@@ -43,10 +45,12 @@ void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Ar
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass) {
   QuantizeContext context = context_for(Operand::FpropX, pass.seed, pass.step);
   context.element_offset = static_cast<std::uint64_t>(pass.first_token * x.cols());
-  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, pass.measure_quality), x};
+  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, pass.measure_quality, pass.profile), x};
   paths_[0] = gemm_path({saved.x}, {fprop_w_});
-  gemm({saved.x}, {fprop_w_}, y, accumulate, pass.arena);
-  if (saved.x.residual.defined()) spmm_fprop(saved.x.residual, weight_transposed_, y);
+  timed(pass.profile, "gemm fprop", gemm, GemmOperand{saved.x}, GemmOperand{fprop_w_}, y, accumulate, pass.arena);
+  if (saved.x.residual.defined()) {
+    timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y);
+  }
   return saved;
 }
 
@@ -74,11 +78,11 @@ void Linear::dgrad(const Tensor& dy, const Tensor& dx, const PassContext& pass, 
   QuantizeContext context = context_for(Operand::DgradDy, pass.seed, pass.step);
   context.element_offset = static_cast<std::uint64_t>(pass.first_token * dy.cols());
   if (fold) context.col_fold = w.scales.reshape({w.rows});
-  *dy_out = quantise(Operand::DgradDy, dy, context, pass.arena, pass.measure_quality);
+  *dy_out = quantise(Operand::DgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
   const GemmOperand left{*dy_out};
   const GemmOperand right{w, /*transposed=*/true, /*scales_folded=*/fold};
   paths_[1] = gemm_path(left, right);
-  gemm(left, right, dx, Accumulate::Overwrite, pass.arena);
+  timed(pass.profile, "gemm dgrad", gemm, left, right, dx, Accumulate::Overwrite, pass.arena);
 }
 
 // dW = (Q(dY)^T Q(X)) * DGE'(W) + dY^T residual, contraction over T.
@@ -88,7 +92,7 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
   if (!recipe_[Operand::WgradX].from_fprop) {
     QuantizeContext context = context_for(Operand::WgradX, pass.seed, pass.step);
     context.element_offset = static_cast<std::uint64_t>(pass.first_token * saved.source.cols());
-    own_x = quantise(Operand::WgradX, saved.source, context, pass.arena, pass.measure_quality);
+    own_x = quantise(Operand::WgradX, saved.source, context, pass.arena, pass.measure_quality, pass.profile);
   }
   const QTensor& x = recipe_[Operand::WgradX].from_fprop ? saved.x : own_x;
   const bool fold = recipe_[Operand::WgradDy].fold_partner_scales;
@@ -97,28 +101,26 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
     QuantizeContext context = context_for(Operand::WgradDy, pass.seed, pass.step);
     context.element_offset = static_cast<std::uint64_t>(pass.first_token * dy.cols());
     if (fold) context.row_fold = x.scales.reshape({x.rows});
-    own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality);
+    own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
   }
   const GemmOperand left{shared_dy != nullptr ? *shared_dy : own_dy, /*transposed=*/true};
   const GemmOperand right{x, /*transposed=*/true, /*scales_folded=*/fold};
   paths_[2] = gemm_path(left, right);
 
+  // The estimator multiplies this micro-batch's product alone, not what earlier ones accumulated.
   const bool dge = recipe_.weight_gradient.estimator == WeightGradient::Estimator::Dge;
-  if (dge && !pass.first_micro_batch) {
-    // The estimator multiplies this micro-batch's product, not what is already accumulated.
-    const Tensor product = pass.arena.allocate(DType::F32, {dw.rows(), dw.cols()});
-    gemm(left, right, product, Accumulate::Overwrite, pass.arena);
-    dge_apply(product, weight_, fprop_w_, recipe_[Operand::FpropW].quant, recipe_.weight_gradient.k,
-              recipe_.weight_gradient.clip);
-    add_in_place(dw, product);
-  } else {
-    gemm(left, right, dw, pass.first_micro_batch ? Accumulate::Overwrite : Accumulate::Add, pass.arena);
-    if (dge) {
-      dge_apply(dw, weight_, fprop_w_, recipe_[Operand::FpropW].quant, recipe_.weight_gradient.k,
-                recipe_.weight_gradient.clip);
-    }
+  const bool apart = dge && !pass.first_micro_batch;
+  const Tensor product = apart ? pass.arena.allocate(DType::F32, {dw.rows(), dw.cols()}) : dw;
+  timed(pass.profile, "gemm wgrad", gemm, left, right, product,
+        apart || pass.first_micro_batch ? Accumulate::Overwrite : Accumulate::Add, pass.arena);
+  if (dge) {
+    timed(pass.profile, "dge", dge_apply, product, weight_, fprop_w_, recipe_[Operand::FpropW].quant,
+          recipe_.weight_gradient.k, recipe_.weight_gradient.clip);
+    if (apart) add_in_place(dw, product);
   }
-  if (saved.x.residual.defined() && recipe_.residual_in_wgrad) spmm_wgrad(saved.x.residual, dy, dw, pass.arena);
+  if (saved.x.residual.defined() && recipe_.residual_in_wgrad) {
+    timed(pass.profile, "residual wgrad", spmm_wgrad, saved.x.residual, dy, dw, pass.arena);
+  }
 }
 
 }  // namespace nibble

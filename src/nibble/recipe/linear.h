@@ -8,6 +8,7 @@
 #include "nibble/ops/gemm.h"
 #include "nibble/quant/quantize.h"
 #include "nibble/recipe/recipe.h"
+#include "nibble/tensor/profile.h"
 
 namespace nibble {
 
@@ -25,6 +26,7 @@ struct PassContext {
   /// The first micro-batch of a step overwrites weight gradients, later ones add.
   bool first_micro_batch = true;
   bool measure_quality = false;
+  StepProfile* profile = nullptr;  ///< receives the time of each op, when given
 };
 
 class Linear {
@@ -56,7 +58,8 @@ class Linear {
   const std::array<GemmPath, 3>& paths() const { return paths_; }
 
  private:
-  QTensor quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure);
+  QTensor quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
+                   StepProfile* profile);
   QuantizeContext context_for(Operand operand, std::uint64_t seed, std::uint32_t step) const;
   void dgrad(const Tensor& dy, const Tensor& dx, const PassContext& pass, QTensor* dy_out);
   void wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);

@@ -22,9 +22,11 @@ const std::vector<std::pair<const char*, ElementFormat>> kElements = {{"f32", El
                                                                       {"e2m1", ElementFormat::E2M1},
                                                                       {"e4m3", ElementFormat::E4M3},
                                                                       {"e5m2", ElementFormat::E5M2}};
-const std::vector<std::pair<const char*, ScaleRule>> kScaleRules = {
-    {"absmax", ScaleRule::Absmax}, {"absmax-pow2", ScaleRule::AbsmaxPow2}, {"ocp-floor", ScaleRule::OcpFloor},
-    {"ceil6", ScaleRule::Ceil6},   {"nvfp4", ScaleRule::Nvfp4}};
+const std::vector<std::pair<const char*, ScaleRule>> kScaleRules = {{"absmax", ScaleRule::Absmax},
+                                                                    {"absmax-pow2", ScaleRule::AbsmaxPow2},
+                                                                    {"ocp-floor", ScaleRule::OcpFloor},
+                                                                    {"ceil6", ScaleRule::Ceil6},
+                                                                    {"nvfp4", ScaleRule::Nvfp4}};
 const std::vector<std::pair<const char*, Rounding>> kRoundings = {
     {"nearest-even", Rounding::NearestEven}, {"nearest-up", Rounding::NearestUp},
     {"nearest-zero", Rounding::NearestZero}, {"nearest-away", Rounding::NearestAway},
@@ -48,8 +50,8 @@ Granularity parse_granularity(const ConfigTable& table) {
   long long rows = 0;
   long long cols = 0;
   char rest = 0;
-  if (std::sscanf(word.c_str(), "%lldx%lld%c", &rows, &cols, &rest) == 2 && rows >= 1 && cols >= 1 &&
-      rows * cols > 1 && rows <= 4096 && cols <= 4096) {
+  if (std::sscanf(word.c_str(), "%lldx%lld%c", &rows, &cols, &rest) == 2 && rows >= 1 && cols >= 1 && rows * cols > 1 &&
+      rows <= 4096 && cols <= 4096) {
     return Granularity::block(rows, cols);
   }
   table.fail("granularity", fmt::format("'{}' is not row, column, tensor or a block such as 1x32", word));
@@ -164,8 +166,8 @@ Recipe parse_recipe(const std::string& text, const std::string& origin) {
 
   const ConfigTable weight = root.table("weight_gradient");
   using Estimator = WeightGradient::Estimator;
-  recipe.weight_gradient.estimator =
-      weight.choice("estimator", Estimator::StraightThrough, {{"ste", Estimator::StraightThrough}, {"dge", Estimator::Dge}});
+  recipe.weight_gradient.estimator = weight.choice("estimator", Estimator::StraightThrough,
+                                                   {{"ste", Estimator::StraightThrough}, {"dge", Estimator::Dge}});
   if (recipe.weight_gradient.estimator == Estimator::Dge) {
     recipe.weight_gradient.k = static_cast<float>(weight.number("k", 5, 1, 100));
     recipe.weight_gradient.clip = static_cast<float>(weight.number("clip", 3, 0.01, 1e6));
@@ -185,9 +187,7 @@ Recipe parse_recipe(const std::string& text, const std::string& origin) {
   return recipe;
 }
 
-Recipe load_recipe(const fs::path& path) {
-  return parse_recipe(read_file(path), path.string());
-}
+Recipe load_recipe(const fs::path& path) { return parse_recipe(read_file(path), path.string()); }
 
 Recipe unquantised_recipe(ElementFormat element) {
   Recipe recipe;

@@ -1,0 +1,101 @@
+// A whole training step by recipe, and where its time goes. One line a recipe: milliseconds, tokens/s, share of the
+// machine's peak, ratio to the first recipe (the BF16 baseline) of the same run; then the breakdown by op.
+#include <benchmark/benchmark.h>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+#include "nibble/ops/reduce.h"
+#include "nibble/train/optimizer.h"
+#include "nibble/train/run_info.h"
+
+namespace nibble {
+namespace {
+
+double g_baseline_seconds = 0;  // of the first recipe that ran
+
+struct StepTimer {
+  LlamaConfig config;
+  std::int64_t sequences;
+  Llama model;
+  std::unique_ptr<Optimizer> optimizer;
+  std::vector<std::int32_t> tokens;
+  StepProfile profile;
+  std::uint32_t step = 0;
+
+  StepTimer(const LlamaConfig& c, const Recipe& recipe, std::int64_t n)
+      : config(c), sequences(n), model(c, recipe, 1), optimizer(make_optimizer(OptimizerKind::AdamW, model)) {
+    std::mt19937 rng(1);
+    tokens.resize(static_cast<std::size_t>(n * c.seq));
+    for (std::int32_t& t : tokens) t = static_cast<std::int32_t>(rng() % static_cast<std::uint32_t>(c.vocab));
+    model.set_profile(&profile);
+  }
+
+  void run() {
+    const Tensor batch = Tensor::of(tokens.data(), {sequences, config.seq});
+    model.prepare(++step, false);
+    model.forward_backward({batch, batch}, 1.0 / static_cast<double>(tokens.size()), step, 0, true, false);
+    AdamWStep update;
+    update.lr = 1e-4f;
+    update.t = step;
+    const double norm = timed(&profile, "grad norm", sum_of_squares, model.flat_grads());
+    update.grad_scale = norm > 1 ? static_cast<float>(1 / norm) : 1.0f;
+    timed(&profile, "adamw", [&] { optimizer->step(update); });
+  }
+};
+
+void step_bench(benchmark::State& state, const char* model, std::int64_t sequences, std::int64_t seq,
+                const char* recipe_name) {
+  const std::string root = NIBBLE_SOURCE_DIR;
+  LlamaConfig config = load_llama_config(root + "/models/" + model + ".toml");
+  config.seq = seq;
+  const Recipe recipe = load_recipe(root + "/recipes/" + recipe_name + ".toml");
+  StepTimer timer(config, recipe, sequences);
+  timer.run();
+  timer.profile.clear();
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    timer.run();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  if (g_baseline_seconds == 0) g_baseline_seconds = median;
+  const double tokens = static_cast<double>(sequences * seq);
+  state.counters["tokens/s"] = tokens / median;
+  state.counters["of_peak"] = ideal_seconds_per_token(timer.model) * tokens / median;
+  state.counters["vs_bf16"] = g_baseline_seconds / median;
+
+  double total = 0;
+  std::vector<std::pair<double, std::string>> parts;
+  for (const auto& [op, time] : timer.profile.seconds()) {
+    parts.emplace_back(time, op);
+    total += time;
+  }
+  std::sort(parts.rbegin(), parts.rend());
+  std::string line = fmt::format("  {} by op:", recipe_name);
+  for (const auto& [time, op] : parts) {
+    line += fmt::format(" {} {:.1f} ms ({:.1f} %),", op, 1e3 * time / static_cast<double>(seconds.size()), 100 * time / total);
+  }
+  line.back() = '\n';
+  fmt::print(stderr, "{}", line);
+}
+
+// The 30M configuration of Quartet at sequence 512, and the two sizes that peers are measured at.
+#define NIBBLE_STEP(MODEL, SEQUENCES, SEQ, RECIPE, TAG)                                 \
+  BENCHMARK_CAPTURE(step_bench, TAG, MODEL, SEQUENCES, SEQ, RECIPE)                      \
+      ->Unit(benchmark::kMillisecond)                                                    \
+      ->UseRealTime()                                                                    \
+      ->MinTime(4)
+NIBBLE_STEP("quartet-30m", 4, 512, "bf16", quartet30m_bf16);
+NIBBLE_STEP("quartet-30m", 4, 512, "fp4-direct", quartet30m_fp4_direct);
+NIBBLE_STEP("quartet-30m", 4, 512, "wang2025", quartet30m_wang2025);
+NIBBLE_STEP("quartet-30m", 4, 512, "wang2025-released", quartet30m_wang2025_released);
+NIBBLE_STEP("gpt2-124m-like", 4, 64, "bf16", gpt2_124m_like_bf16);
+NIBBLE_STEP("small-14m", 8, 256, "bf16", small14m_bf16);
+
+}  // namespace
+}  // namespace nibble
