@@ -78,17 +78,18 @@ void step_bench(benchmark::State& state, const char* model, std::int64_t sequenc
   std::sort(parts.rbegin(), parts.rend());
   std::string line = fmt::format("  {} by op:", recipe_name);
   for (const auto& [time, op] : parts) {
-    line += fmt::format(" {} {:.1f} ms ({:.1f} %),", op, 1e3 * time / static_cast<double>(seconds.size()), 100 * time / total);
+    line += fmt::format(" {} {:.1f} ms ({:.1f} %),", op, 1e3 * time / static_cast<double>(seconds.size()),
+                        100 * time / total);
   }
   line.back() = '\n';
   fmt::print(stderr, "{}", line);
 }
 
 // The 30M configuration of Quartet at sequence 512, and the two sizes that peers are measured at.
-#define NIBBLE_STEP(MODEL, SEQUENCES, SEQ, RECIPE, TAG)                                 \
-  BENCHMARK_CAPTURE(step_bench, TAG, MODEL, SEQUENCES, SEQ, RECIPE)                      \
-      ->Unit(benchmark::kMillisecond)                                                    \
-      ->UseRealTime()                                                                    \
+#define NIBBLE_STEP(MODEL, SEQUENCES, SEQ, RECIPE, TAG)             \
+  BENCHMARK_CAPTURE(step_bench, TAG, MODEL, SEQUENCES, SEQ, RECIPE) \
+      ->Unit(benchmark::kMillisecond)                               \
+      ->UseRealTime()                                               \
       ->MinTime(4)
 NIBBLE_STEP("quartet-30m", 4, 512, "bf16", quartet30m_bf16);
 NIBBLE_STEP("quartet-30m", 4, 512, "fp4-direct", quartet30m_fp4_direct);

@@ -97,7 +97,8 @@ TEST(Cli, ACorruptShardIsRefusedWithASentence) {
 pid_t start_training(const std::string& config, const fs::path& out, bool resume) {
   const pid_t child = fork();
   if (child == 0) {
-    if (std::freopen("/dev/null", "w", stderr) == nullptr || std::freopen("/dev/null", "w", stdout) == nullptr) _exit(9);
+    if (std::freopen("/dev/null", "w", stderr) == nullptr || std::freopen("/dev/null", "w", stdout) == nullptr)
+      _exit(9);
     const std::string recipe = std::string(NIBBLE_SOURCE_DIR) + "/tests/recipe/stochastic.toml";
     execl(kNibble.c_str(), "nibble", "train", "--config", config.c_str(), "--recipe", recipe.c_str(), "--out",
           out.c_str(), resume ? "--resume" : nullptr, nullptr);
@@ -109,7 +110,8 @@ pid_t start_training(const std::string& config, const fs::path& out, bool resume
 std::string final_state(const fs::path& run) {
   const fs::path checkpoint = newest_checkpoint(run).value();
   std::string all;
-  for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"}) all += read_file(checkpoint / file);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"})
+    all += read_file(checkpoint / file);
   std::istringstream in(read_file(run / "metrics.jsonl"));
   for (std::string line; std::getline(in, line);) {
     nlohmann::json json = nlohmann::json::parse(line);

@@ -81,8 +81,12 @@ void expect_gradients_match(const LlamaConfig& c, bool ignore_some) {
   EXPECT_LT(std::sqrt(difference / norm), 2e-5);
 }
 
-TEST(Llama, GradientsEqualCentralDifferencesOfADoubleOracleWithUntiedHead) { expect_gradients_match(tiny(2, false), false); }
-TEST(Llama, GradientsEqualCentralDifferencesWithGroupedQueriesAndTiedHead) { expect_gradients_match(tiny(1, true), false); }
+TEST(Llama, GradientsEqualCentralDifferencesOfADoubleOracleWithUntiedHead) {
+  expect_gradients_match(tiny(2, false), false);
+}
+TEST(Llama, GradientsEqualCentralDifferencesWithGroupedQueriesAndTiedHead) {
+  expect_gradients_match(tiny(1, true), false);
+}
 TEST(Llama, IgnoredTargetsGiveNoLossAndNoGradient) { expect_gradients_match(tiny(2, false), true); }
 
 TEST(Llama, Bf16LossLiesCloseToTheDoubleOracle) {
@@ -112,7 +116,8 @@ TEST_P(EveryRecipe, GradientsOfMicroBatchesAddUpToThoseOfTheWholeBatch) {
     const auto n = static_cast<std::ptrdiff_t>(2 * c.seq);
     const auto at = static_cast<std::ptrdiff_t>(s * c.seq);
     Tokens half{{all.tokens.begin() + at, all.tokens.begin() + at + n},
-                {all.targets.begin() + at, all.targets.begin() + at + n}, 2};
+                {all.targets.begin() + at, all.targets.begin() + at + n},
+                2};
     sum += parts.forward_backward(half.batch(), scale, 1, s * c.seq, s == 0, false).sum;
   }
   const std::string name = recipe.name;
@@ -215,10 +220,8 @@ TEST(Llama, AParameterThatIsNotFiniteIsNamed) {
 }
 
 TEST(LlamaConfig, ParameterCountsEqualThePublishedQuartetSizes) {
-  const std::pair<const char*, std::int64_t> sizes[] = {{"quartet-30m", 30482560},
-                                                        {"quartet-50m", 49556736},
-                                                        {"quartet-100m", 102777856},
-                                                        {"quartet-200m", 203188480}};
+  const std::pair<const char*, std::int64_t> sizes[] = {
+      {"quartet-30m", 30482560}, {"quartet-50m", 49556736}, {"quartet-100m", 102777856}, {"quartet-200m", 203188480}};
   for (const auto& [name, parameters] : sizes) {
     const LlamaConfig c = load_llama_config(std::string(NIBBLE_SOURCE_DIR) + "/models/" + name + ".toml");
     EXPECT_EQ(c.non_embedding_parameters(), parameters) << name;

@@ -13,7 +13,7 @@ namespace nibble {
 namespace {
 
 constexpr std::int64_t kTokens = 37;
-constexpr std::int64_t kIn = 130;   // more than one outlier a row at alpha = 0.99
+constexpr std::int64_t kIn = 130;  // more than one outlier a row at alpha = 0.99
 constexpr std::int64_t kOut = 53;
 
 Recipe recipe_named(const std::string& name) {

@@ -16,7 +16,9 @@ std::string refusal(const std::string& text) {
   return "accepted";
 }
 
-Recipe shipped(const std::string& name) { return load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/" + name + ".toml"); }
+Recipe shipped(const std::string& name) {
+  return load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/" + name + ".toml");
+}
 
 TEST(Recipe, EveryShippedFileIsValidAndNamedLikeItsFile) {
   int count = 0;
@@ -59,8 +61,9 @@ TEST(Recipe, WrongKeyNamesFileLineAndNearestName) {
 TEST(Recipe, WrongValueNamesTheAllowedOnes) {
   EXPECT_EQ(refusal("name = \"x\"\n[fprop.x]\nelement = \"fp4\"\n"),
             "r.toml:3: key 'fprop.x.element': 'fp4' is not one of f32, bf16, e2m1, e4m3, e5m2");
-  EXPECT_NE(refusal("name = \"x\"\n[fprop.x]\nelement = \"e2m1\"\ngranularity = \"1y32\"\n").find("row, column, tensor"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal("name = \"x\"\n[fprop.x]\nelement = \"e2m1\"\ngranularity = \"1y32\"\n").find("row, column, tensor"),
+      std::string::npos);
   EXPECT_NE(refusal("name = 3\n").find("must be a string, not an integer"), std::string::npos);
   EXPECT_NE(refusal("name = \"x\"\n[layers]\nexempt_last_blocks = -1\n").find("must be 0 to"), std::string::npos);
 }
@@ -72,10 +75,12 @@ TEST(Recipe, SenselessCombinationsAreRefusedWithTheReason) {
     return refusal("name = \"x\"\n[" + which + "]\n" + body);
   };
   EXPECT_NE(operand("fprop.x", "element = \"e4m3\"\nrounding = \"stochastic\"\n").find("for e2m1"), std::string::npos);
-  EXPECT_NE(operand("fprop.x", "element = \"e2m1\"\nscale = \"nvfp4\"\n").find("granularity = \"1x16\""), std::string::npos);
-  EXPECT_NE(operand("fprop.x", "element = \"bf16\"\nscale = \"absmax\"\n").find("without a scale"), std::string::npos);
-  EXPECT_NE(operand("fprop.w", "element = \"e2m1\"\nclamp = { alpha = 0.99, residual = \"sparse\" }\n").find("fprop.x only"),
+  EXPECT_NE(operand("fprop.x", "element = \"e2m1\"\nscale = \"nvfp4\"\n").find("granularity = \"1x16\""),
             std::string::npos);
+  EXPECT_NE(operand("fprop.x", "element = \"bf16\"\nscale = \"absmax\"\n").find("without a scale"), std::string::npos);
+  EXPECT_NE(
+      operand("fprop.w", "element = \"e2m1\"\nclamp = { alpha = 0.99, residual = \"sparse\" }\n").find("fprop.x only"),
+      std::string::npos);
   EXPECT_NE(operand("fprop.x", "element = \"e2m1\"\nclamp = { alpha = 0.3 }\n").find("0.5"), std::string::npos);
   EXPECT_NE(operand("weight_gradient", "estimator = \"dge\"\n").find("fprop.w must have element"), std::string::npos);
   EXPECT_NE(operand("dgrad.dy", "element = \"e4m3\"\nfold_partner_scales = true\n").find("one absmax scale a row"),

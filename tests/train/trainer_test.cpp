@@ -110,7 +110,8 @@ TEST(Trainer, ResumeWithOtherSettingsNamesTheDifference) {
     train(config, recipe_for_test("bf16"), run, Resume::Required, kNeverStop, {});
     FAIL();
   } catch (const UserError& e) {
-    EXPECT_NE(std::string(e.what()).find("was trained with lr = 0.01, this run has lr = 0.02"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("was trained with lr = 0.01, this run has lr = 0.02"), std::string::npos)
+        << e.what();
   }
 }
 

@@ -52,8 +52,8 @@ std::unique_ptr<Command> make_tokenizer_encode_command();
 std::unique_ptr<Command> make_tokenizer_decode_command();
 std::unique_ptr<Command> make_doctor_command();
 
-/// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 130 = stopped
-/// by a signal with everything saved.
+/// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 130 =
+/// stopped by a signal with everything saved.
 int run_cli(int argc, char** argv);
 
 }  // namespace nibble

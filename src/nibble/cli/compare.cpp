@@ -1,10 +1,10 @@
 #include "nibble/train/compare.h"
 
 #include "nibble/cli/arguments.h"
-#include "nibble/tensor/error.h"
 #include "nibble/cli/settings.h"
 #include "nibble/report/html.h"
 #include "nibble/report/table.h"
+#include "nibble/tensor/error.h"
 
 namespace nibble {
 

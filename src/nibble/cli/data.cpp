@@ -1,7 +1,7 @@
 #include "nibble/cli/arguments.h"
-#include "nibble/tensor/error.h"
 #include "nibble/data/prepare.h"
 #include "nibble/io/progress.h"
+#include "nibble/tensor/error.h"
 
 namespace nibble {
 
@@ -12,8 +12,10 @@ class DataPrepare final : public Command {
   std::string name() const override { return "data prepare"; }
   std::string summary() const override { return "turn text into token shards"; }
   std::string examples() const override {
-    return "  nibble data prepare --tokenizer tok.model --input 'corpus/*.jsonl.gz' --valid-fraction 0.01 --out data/mine\n"
-           "  zstd -dc big.zst | nibble data prepare --tokenizer tok.model --input - --valid held-out.txt --out data/mine";
+    return "  nibble data prepare --tokenizer tok.model --input 'corpus/*.jsonl.gz' --valid-fraction 0.01 --out "
+           "data/mine\n"
+           "  zstd -dc big.zst | nibble data prepare --tokenizer tok.model --input - --valid held-out.txt --out "
+           "data/mine";
   }
   void declare(Arguments& a) override {
     a.path("--tokenizer", options_.tokenizer, "SentencePiece model", true);

@@ -35,8 +35,9 @@ class DoctorCommand final : public Command {
   int run() override {
     const MachinePeak& peak = machine_peak();
     fmt::print("cpu      {} ({} threads, {})\n", cpu_name(), omp_get_max_threads(), cpu_isa());
-    fmt::print("peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, {:.0f} GOP/s int8 (measured, 0 = no such instruction)\n",
-               peak.f32 * 1e-9, peak.bf16 * 1e-9, peak.int8 * 1e-9);
+    fmt::print(
+        "peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, {:.0f} GOP/s int8 (measured, 0 = no such instruction)\n",
+        peak.f32 * 1e-9, peak.bf16 * 1e-9, peak.int8 * 1e-9);
     fmt::print("gpu      none: this build has no CUDA backend\n\n");
     TextTable table;
     table.columns = {{"recipe", Align::Left}, {"fprop", Align::Left}, {"dgrad", Align::Left}, {"wgrad", Align::Left}};

@@ -1,7 +1,7 @@
 #include "nibble/cli/arguments.h"
-#include "nibble/tensor/error.h"
 #include "nibble/report/html.h"
 #include "nibble/report/table.h"
+#include "nibble/tensor/error.h"
 
 namespace nibble {
 

@@ -32,8 +32,8 @@ class TrainCommand final : public Command {
     }
     if (out_.empty()) user_error("where should the run go? pass --out DIR");
     TrainDisplay display(out_.filename().string(), config);
-    const bool complete = train(config, recipe, out_, resume_ ? Resume::Required : Resume::No, stop_on_signals(),
-                                display.callbacks());
+    const bool complete =
+        train(config, recipe, out_, resume_ ? Resume::Required : Resume::No, stop_on_signals(), display.callbacks());
     if (!complete) {
       fmt::print(stderr, "stopped; everything is saved, go on with --resume\n");
       return kStopped;

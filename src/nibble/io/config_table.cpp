@@ -14,8 +14,8 @@ namespace nibble {
 struct ConfigTable::State {
   toml::table root;
   std::string origin;
-  std::set<std::string> overridden;                          // by --set: they have no line
-  std::map<std::string, std::set<std::string>> asked;        // table prefix -> keys that were asked for
+  std::set<std::string> overridden;                    // by --set: they have no line
+  std::map<std::string, std::set<std::string>> asked;  // table prefix -> keys that were asked for
 };
 
 namespace {
@@ -90,9 +90,7 @@ std::string ConfigTable::full_key(std::string_view key) const {
 }
 
 namespace {
-const toml::node* find(const toml::table& root, const std::string& key) {
-  return root.at_path(key).node();
-}
+const toml::node* find(const toml::table& root, const std::string& key) { return root.at_path(key).node(); }
 }  // namespace
 
 bool ConfigTable::has(std::string_view key) const {
@@ -161,8 +159,8 @@ double ConfigTable::number(std::string_view key, double fallback, double low, do
   if (!has(key)) return fallback;
   const toml::node* node = find(state_->root, full_key(key));
   if (!node->is_number()) fail(key, fmt::format("must be a number, not {}", type_word(*node)));
-  const double value = node->is_integer() ? static_cast<double>(node->as_integer()->get())
-                                          : node->as_floating_point()->get();
+  const double value =
+      node->is_integer() ? static_cast<double>(node->as_integer()->get()) : node->as_floating_point()->get();
   if (!(value >= low && value <= high)) fail(key, fmt::format("is {}, must be {} to {}", value, low, high));
   return value;
 }

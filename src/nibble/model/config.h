@@ -18,11 +18,11 @@ struct LlamaConfig {
   std::int64_t kv_heads = 0;  ///< = heads for multi-head attention; must divide heads
   std::int64_t ffn = 0;       ///< hidden width of the SwiGLU block
   std::int64_t vocab = 0;
-  std::int64_t seq = 0;       ///< tokens a sequence in training
+  std::int64_t seq = 0;  ///< tokens a sequence in training
   double rope_theta = 1e4;
   double norm_eps = 1e-5;
-  bool tied_head = false;     ///< the output head is the embedding table
-  double init_std = 0.02;     ///< output projections start with init_std / sqrt(2 layers)
+  bool tied_head = false;  ///< the output head is the embedding table
+  double init_std = 0.02;  ///< output projections start with init_std / sqrt(2 layers)
 
   std::int64_t head_dim() const { return width / heads; }
   std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim(); }

@@ -13,20 +13,20 @@ namespace nibble {
 /// A named piece of the flat parameter buffer. Query, key and value matrices are one tensor, as are gate and up:
 /// `parts` gives their names in the Hugging Face layout, stacked by rows.
 struct Parameter {
-  std::string name;                ///< "layers.0.attention.qkv"
-  Tensor value;                    ///< F32
-  Tensor grad;                     ///< F32, same shape
-  bool decay = false;              ///< weight decay applies: matrices except the embedding
+  std::string name;    ///< "layers.0.attention.qkv"
+  Tensor value;        ///< F32
+  Tensor grad;         ///< F32, same shape
+  bool decay = false;  ///< weight decay applies: matrices except the embedding
   struct Part {
-    std::string hf_name;           ///< "model.layers.0.self_attn.q_proj.weight"
+    std::string hf_name;  ///< "model.layers.0.self_attn.q_proj.weight"
     std::int64_t rows = 0;
   };
   std::vector<Part> parts;
 };
 
 struct BatchLoss {
-  double sum = 0;          ///< of the per-token losses, in nats
-  std::int64_t tokens = 0; ///< targets that count
+  double sum = 0;           ///< of the per-token losses, in nats
+  std::int64_t tokens = 0;  ///< targets that count
   double mean() const { return tokens == 0 ? 0.0 : sum / static_cast<double>(tokens); }
 };
 
@@ -62,8 +62,8 @@ class Llama {
   const Recipe& recipe() const { return recipe_; }
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
-  Tensor flat_values() const { return values_; }   ///< F32 [n]: all parameters
-  Tensor flat_grads() const { return grads_; }     ///< F32 [n]: all gradients
+  Tensor flat_values() const { return values_; }  ///< F32 [n]: all parameters
+  Tensor flat_grads() const { return grads_; }    ///< F32 [n]: all gradients
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
   /// Where passes and `prepare` record the time of each op from now on; null = nowhere.
@@ -71,8 +71,8 @@ class Llama {
   std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
 
  private:
-  struct Block;      // the parameters of one block
-  struct BlockSaved; // what a block's backward needs
+  struct Block;       // the parameters of one block
+  struct BlockSaved;  // what a block's backward needs
   void create_parameters();
   PassContext pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch, bool measure_quality);
 
@@ -87,7 +87,7 @@ class Llama {
 
   LlamaConfig config_;
   Recipe recipe_;
-  Recipe high_precision_;   // what exempt layers use
+  Recipe high_precision_;  // what exempt layers use
   std::uint64_t seed_;
   DType activations_;
   StepProfile* profile_ = nullptr;
@@ -101,9 +101,9 @@ class Llama {
   std::size_t head_ = 0;
   OwnedTensor rope_cos_;
   OwnedTensor rope_sin_;
-  Arena arena_;          // activations of a pass
-  Arena weight_arena_;   // quantised weights of a step
-  Tensor head_weight_;   // the head in the activations' precision
+  Arena arena_;         // activations of a pass
+  Arena weight_arena_;  // quantised weights of a step
+  Tensor head_weight_;  // the head in the activations' precision
 };
 
 }  // namespace nibble

@@ -17,7 +17,7 @@ using LinearQuality = std::array<QuantQuality, 6>;
 
 /// What a pass through the layers carries along.
 struct PassContext {
-  Arena& arena;              ///< activations; lives until the backward of the pass is done
+  Arena& arena;  ///< activations; lives until the backward of the pass is done
   std::uint64_t seed = 0;
   std::uint32_t step = 0;
   /// Position of this pass's first token in the global batch of the step: random numbers are keyed by it, so that
@@ -39,8 +39,8 @@ class Linear {
 
   /// What backward needs of forward.
   struct Saved {
-    QTensor x;         ///< fprop.x as quantised (with its residual)
-    Tensor source;     ///< X as given, for recipes that quantise it again in wgrad and for measurements
+    QTensor x;      ///< fprop.x as quantised (with its residual)
+    Tensor source;  ///< X as given, for recipes that quantise it again in wgrad and for measurements
   };
 
   /// y [T, N] (+)= X W^T; x [T, K] in F32 or BF16.
@@ -67,7 +67,7 @@ class Linear {
   std::string name_;
   std::uint32_t id_;
   const Recipe& recipe_;
-  Tensor weight_;             // F32 [N, K], the source of this step
+  Tensor weight_;  // F32 [N, K], the source of this step
   QTensor fprop_w_;
   QTensor dgrad_w_;           // defined when dgrad quantises W by itself
   Tensor weight_transposed_;  // [K, N] BF16 or F32, for the sparse residual's product

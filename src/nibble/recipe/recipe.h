@@ -20,7 +20,7 @@ namespace nibble {
 
 enum class Operand : std::uint8_t { FpropX, FpropW, DgradDy, DgradW, WgradDy, WgradX };
 inline constexpr std::array kAllOperands = {Operand::FpropX, Operand::FpropW,  Operand::DgradDy,
-                                         Operand::DgradW, Operand::WgradDy, Operand::WgradX};
+                                            Operand::DgradW, Operand::WgradDy, Operand::WgradX};
 const char* operand_name(Operand operand);  ///< "fprop.x", ...
 
 struct OperandSpec {

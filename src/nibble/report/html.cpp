@@ -7,8 +7,8 @@
 #include <set>
 
 #include "nibble/io/atomic_file.h"
-#include "nibble/report/finding.h"
 #include "nibble/io/format.h"
+#include "nibble/report/finding.h"
 #include "nibble/report/page_assets.h"
 #include "nibble/report/page_charts.h"
 #include "nibble/report/svg.h"

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "nibble/report/finding.h"
 #include "nibble/io/format.h"
+#include "nibble/report/finding.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {

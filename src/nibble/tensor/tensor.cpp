@@ -70,9 +70,8 @@ std::string to_string(const Tensor& tensor) {
 
 void fill_zero(const Tensor& tensor) {
   auto* p = static_cast<std::byte*>(tensor.raw());
-  parallel_for(static_cast<std::int64_t>(tensor.bytes()), 1 << 20, [&](std::int64_t b, std::int64_t e) {
-    std::memset(p + b, 0, static_cast<std::size_t>(e - b));
-  });
+  parallel_for(static_cast<std::int64_t>(tensor.bytes()), 1 << 20,
+               [&](std::int64_t b, std::int64_t e) { std::memset(p + b, 0, static_cast<std::size_t>(e - b)); });
 }
 
 namespace {

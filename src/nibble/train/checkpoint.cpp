@@ -62,21 +62,21 @@ void save_checkpoint(const fs::path& run, const TrainState& state, const Llama& 
   AtomicDirectory directory(destination, Existing::Replace);
 
   std::vector<SafetensorsEntry> weights;
-  for_each_part(model, [&](const std::string& name, const Tensor& rows) { weights.push_back(safetensors_entry(name, rows)); });
+  for_each_part(model,
+                [&](const std::string& name, const Tensor& rows) { weights.push_back(safetensors_entry(name, rows)); });
   const std::uint64_t model_sum = write_safetensors(directory.path() / kModelFile, weights, {{"format", "pt"}});
   std::vector<SafetensorsEntry> states;
   optimizer.visit([&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, t)); });
   const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
 
-  const nlohmann::json json = {
-      {"format", kFormatVersion},
-      {"step", state.step},
-      {"tokens", state.tokens},
-      {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
-      {"config", state.config},
-      {"recipe", state.recipe},
-      {"data_fingerprint", state.data_fingerprint},
-      {"checksums", {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}}}};
+  const nlohmann::json json = {{"format", kFormatVersion},
+                               {"step", state.step},
+                               {"tokens", state.tokens},
+                               {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
+                               {"config", state.config},
+                               {"recipe", state.recipe},
+                               {"data_fingerprint", state.data_fingerprint},
+                               {"checksums", {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}}}};
   write_json_atomic(directory.path() / kStateFile, json);
   directory.commit();
 
@@ -93,7 +93,8 @@ TrainState load_state(const fs::path& checkpoint) {
   TrainState state;
   try {
     if (json.at("format").get<int>() != kFormatVersion) {
-      user_error("'{}' has format {}, this build reads {}", file.string(), json.at("format").get<int>(), kFormatVersion);
+      user_error("'{}' has format {}, this build reads {}", file.string(), json.at("format").get<int>(),
+                 kFormatVersion);
     }
     state.step = json.at("step").get<std::int64_t>();
     state.tokens = json.at("tokens").get<std::int64_t>();
@@ -105,7 +106,8 @@ TrainState load_state(const fs::path& checkpoint) {
     for (const char* name : {kModelFile, kOptimizerFile}) {
       const auto expected = json.at("checksums").at(name).get<std::string>();
       if (file_checksum(checkpoint / name) != expected) {
-        user_error("'{}' is damaged: its checksum differs from the one in {}", (checkpoint / name).string(), kStateFile);
+        user_error("'{}' is damaged: its checksum differs from the one in {}", (checkpoint / name).string(),
+                   kStateFile);
       }
     }
   } catch (const nlohmann::json::exception& e) {

@@ -3,7 +3,8 @@
 //   RUN/checkpoints/step-00000500/
 //     model.safetensors       FP32 weights under their Hugging Face names
 //     optimizer.safetensors   the optimizer's states
-//     state.json              step, tokens seen, position in the data, configuration, recipe, seed, and the XXH3 checksum
+//     state.json              step, tokens seen, position in the data, configuration, recipe, seed, and the XXH3
+//     checksum
 //                             of the two files above
 //
 // A checkpoint is written aside, synced and renamed; it counts only if every checksum agrees.
@@ -23,8 +24,8 @@ struct TrainState {
   std::int64_t step = 0;    ///< optimizer steps done
   std::int64_t tokens = 0;  ///< training tokens seen
   LoaderPosition position;
-  std::string config;       ///< the configuration as TOML
-  std::string recipe;       ///< the recipe file's text
+  std::string config;            ///< the configuration as TOML
+  std::string recipe;            ///< the recipe file's text
   std::string data_fingerprint;  ///< of the training shards
 };
 

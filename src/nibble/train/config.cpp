@@ -8,8 +8,7 @@ namespace nibble {
 namespace {
 const std::vector<std::pair<const char*, OptimizerKind>> kOptimizers = {{"adamw", OptimizerKind::AdamW},
                                                                         {"adamw-fp8", OptimizerKind::AdamWFp8}};
-const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine},
-                                                                  {"wsd", Schedule::Wsd}};
+const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
 }  // namespace
 
 TrainConfig read_train_config(const ConfigTable& root) {

@@ -32,16 +32,16 @@ struct TrainConfig {
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;
-  double lr = 1e-3;               ///< peak
-  double warmup_fraction = 0.1;   ///< of the steps; linear from lr * warmup_start_ratio
+  double lr = 1e-3;              ///< peak
+  double warmup_fraction = 0.1;  ///< of the steps; linear from lr * warmup_start_ratio
   double warmup_start_ratio = 0.01;
   double min_lr_ratio = 0.1;
-  double decay_fraction = 0.2;    ///< wsd
+  double decay_fraction = 0.2;  ///< wsd
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  double weight_decay = 0.1;      ///< on matrices except the embedding
-  double clip = 1.0;              ///< bound of the global gradient norm; 0 = none
+  double weight_decay = 0.1;  ///< on matrices except the embedding
+  double clip = 1.0;          ///< bound of the global gradient norm; 0 = none
 
   std::int64_t validate_every = 100;
   std::int64_t validate_sequences = 0;  ///< 0 = the whole validation set

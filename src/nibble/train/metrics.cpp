@@ -107,8 +107,7 @@ RunSummary summarise_metrics(const fs::path& run) {
   summary.tokens_per_second = median(rates);
   if (!clamped.empty()) summary.clamped_share = mean(clamped.begin(), clamped.end());
   for (const auto& [operand, values] : snr) {
-    summary.snr_db[operand] =
-        values.empty() ? std::nullopt : std::optional<double>(mean(values.begin(), values.end()));
+    summary.snr_db[operand] = values.empty() ? std::nullopt : std::optional<double>(mean(values.begin(), values.end()));
   }
   return summary;
 }

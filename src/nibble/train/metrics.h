@@ -38,10 +38,10 @@ nlohmann::json quality_json(const LinearQuality& quality);
 struct RunSummary {
   std::int64_t steps = 0;
   std::int64_t tokens = 0;
-  double train_loss = 0;                ///< mean of the last 50 steps (of all, when there are fewer)
-  std::optional<double> val_loss;       ///< the last one measured
-  double tokens_per_second = 0;         ///< median over the steps
-  std::optional<double> clamped_share;  ///< of fprop.x, mean over the measurements
+  double train_loss = 0;                                ///< mean of the last 50 steps (of all, when there are fewer)
+  std::optional<double> val_loss;                       ///< the last one measured
+  double tokens_per_second = 0;                         ///< median over the steps
+  std::optional<double> clamped_share;                  ///< of fprop.x, mean over the measurements
   std::map<std::string, std::optional<double>> snr_db;  ///< by operand, mean over the measurements; empty = exact
 };
 RunSummary summarise_metrics(const std::filesystem::path& run);

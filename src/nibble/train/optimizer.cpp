@@ -58,8 +58,8 @@ class AdamWFp8 final : public Optimizer {
   void visit(const std::function<void(const std::string&, const Tensor&)>& f) const override {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       const std::string& name = model_.parameters()[i].name;
-      for (const auto& [suffix, state] : {std::pair{".master", &states_[i].master}, {".m", &states_[i].m},
-                                          {".v", &states_[i].v}}) {
+      for (const auto& [suffix, state] :
+           {std::pair{".master", &states_[i].master}, {".m", &states_[i].m}, {".v", &states_[i].v}}) {
         f(name + suffix, state->data);
         f(name + suffix + ".scale_inv", state->scale_inv);
       }

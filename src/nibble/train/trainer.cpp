@@ -182,8 +182,9 @@ class Trainer {
     state_.step = step;
     state_.tokens += tokens;
     const double rate = static_cast<double>(tokens) / seconds;
-    nlohmann::json line = {{"step", step},           {"tokens", state_.tokens},    {"loss", loss.mean()},
-                           {"lr", learning_rate(config_, step)}, {"grad_norm", norm}, {"tokens_per_second", rate}};
+    nlohmann::json line = {{"step", step},        {"tokens", state_.tokens},
+                           {"loss", loss.mean()}, {"lr", learning_rate(config_, step)},
+                           {"grad_norm", norm},   {"tokens_per_second", rate}};
     if (measure) add_quality(line);
     StepReport report{step, config_.steps, loss.mean(), learning_rate(config_, step), norm, rate, 0, std::nullopt};
     report.light_share = rate * ideal_seconds_per_token(model_);

@@ -26,7 +26,7 @@ struct StepReport {
   double lr = 0;
   double grad_norm = 0;
   double tokens_per_second = 0;
-  double light_share = 0;          ///< time the step's arithmetic would take at the machine's peak, over the time it took
+  double light_share = 0;  ///< time the step's arithmetic would take at the machine's peak, over the time it took
   std::optional<double> val_loss;
 };
 

@@ -18,25 +18,25 @@ namespace {
 // Each loop keeps twelve accumulators in registers: latency (4-5 cycles) times two instructions a cycle needs ten.
 // Inline assembly, because compilers fold or spill such loops. Returns operations done.
 #if defined(__x86_64__)
-#define NIBBLE_TWELVE(OP, REG)                                                                                    \
-  OP " %%" REG "12, %%" REG "13, %%" REG "0\n" OP " %%" REG "12, %%" REG "13, %%" REG "1\n"                       \
-  OP " %%" REG "12, %%" REG "13, %%" REG "2\n" OP " %%" REG "12, %%" REG "13, %%" REG "3\n"                       \
-  OP " %%" REG "12, %%" REG "13, %%" REG "4\n" OP " %%" REG "12, %%" REG "13, %%" REG "5\n"                       \
-  OP " %%" REG "12, %%" REG "13, %%" REG "6\n" OP " %%" REG "12, %%" REG "13, %%" REG "7\n"                       \
-  OP " %%" REG "12, %%" REG "13, %%" REG "8\n" OP " %%" REG "12, %%" REG "13, %%" REG "9\n"                       \
-  OP " %%" REG "12, %%" REG "13, %%" REG "10\n" OP " %%" REG "12, %%" REG "13, %%" REG "11\n"
-#define NIBBLE_CLOBBERS                                                                                           \
+#define NIBBLE_TWELVE(OP, REG)                                                                                        \
+  OP " %%" REG "12, %%" REG "13, %%" REG "0\n" OP " %%" REG "12, %%" REG "13, %%" REG "1\n" OP " %%" REG "12, %%" REG \
+     "13, %%" REG "2\n" OP " %%" REG "12, %%" REG "13, %%" REG "3\n" OP " %%" REG "12, %%" REG "13, %%" REG "4\n" OP  \
+     " %%" REG "12, %%" REG "13, %%" REG "5\n" OP " %%" REG "12, %%" REG "13, %%" REG "6\n" OP " %%" REG "12, %%" REG \
+     "13, %%" REG "7\n" OP " %%" REG "12, %%" REG "13, %%" REG "8\n" OP " %%" REG "12, %%" REG "13, %%" REG "9\n" OP  \
+     " %%" REG "12, %%" REG "13, %%" REG "10\n" OP " %%" REG "12, %%" REG "13, %%" REG "11\n"
+#define NIBBLE_CLOBBERS \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13"
-#define NIBBLE_LOOP(NAME, OP, REG, CLEAR, OPS)                                                                    \
-  double NAME(std::int64_t rounds) {                                                                              \
-    std::int64_t n = rounds;                                                                                      \
-    asm volatile(NIBBLE_TWELVE(CLEAR, REG) CLEAR " %%" REG "12, %%" REG "12, %%" REG "12\n" CLEAR " %%" REG       \
-                 "13, %%" REG "13, %%" REG "13\n"                                                                 \
-                 "1:\n" NIBBLE_TWELVE(OP, REG) "sub $1, %0\n jnz 1b\n vzeroupper\n"                               \
-                 : "+r"(n)                                                                                        \
-                 :                                                                                                \
-                 : NIBBLE_CLOBBERS, "cc");                                                                        \
-    return static_cast<double>(rounds) * 12.0 * (OPS);                                                            \
+#define NIBBLE_LOOP(NAME, OP, REG, CLEAR, OPS)                                                                      \
+  double NAME(std::int64_t rounds) {                                                                                \
+    std::int64_t n = rounds;                                                                                        \
+    asm volatile(NIBBLE_TWELVE(CLEAR, REG) CLEAR " %%" REG "12, %%" REG "12, %%" REG "12\n" CLEAR " %%" REG         \
+                                                 "13, %%" REG "13, %%" REG                                          \
+                                                 "13\n"                                                             \
+                                                 "1:\n" NIBBLE_TWELVE(OP, REG) "sub $1, %0\n jnz 1b\n vzeroupper\n" \
+                 : "+r"(n)                                                                                          \
+                 :                                                                                                  \
+                 : NIBBLE_CLOBBERS, "cc");                                                                          \
+    return static_cast<double>(rounds) * 12.0 * (OPS);                                                              \
   }
 NIBBLE_LOOP(fma_avx2, "vfmadd231ps", "ymm", "vpxor", 8 * 2)
 NIBBLE_LOOP(fma_avx512, "vfmadd231ps", "zmm", "vpxord", 16 * 2)
