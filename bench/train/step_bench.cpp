@@ -1,5 +1,6 @@
 // A whole training step by recipe, and where its time goes. One line a recipe: milliseconds, tokens/s, share of the
-// machine's peak, ratio to the first recipe (the BF16 baseline) of the same run; then the breakdown by op.
+// machine's peak, ratio to the first recipe (the BF16 baseline) of the same run, the products' share of the step and
+// their rate over the FMA peak; then the breakdown by op.
 #include <benchmark/benchmark.h>
 #include <fmt/core.h>
 
@@ -7,6 +8,7 @@
 #include <chrono>
 #include <random>
 
+#include "nibble/ops/machine.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/optimizer.h"
 #include "nibble/train/run_info.h"
@@ -70,11 +72,18 @@ void step_bench(benchmark::State& state, const char* model, std::int64_t sequenc
   state.counters["vs_bf16"] = g_baseline_seconds / median;
 
   double total = 0;
+  double gemm_seconds = 0;
   std::vector<std::pair<double, std::string>> parts;
   for (const auto& [op, time] : timer.profile.seconds()) {
     parts.emplace_back(time, op);
     total += time;
+    if (op.starts_with("gemm")) gemm_seconds += time;
   }
+  double products = static_cast<double>(config.vocab * config.width);
+  for (const Linear& linear : timer.model.linears()) products += static_cast<double>(linear.weights());
+  const double gemm_flops = 6.0 * products * tokens * static_cast<double>(seconds.size());
+  state.counters["gemm_share"] = gemm_seconds / total;
+  state.counters["gemm_of_fma_peak"] = gemm_flops / gemm_seconds / machine_peak().f32;
   std::sort(parts.rbegin(), parts.rend());
   std::string line = fmt::format("  {} by op:", recipe_name);
   for (const auto& [time, op] : parts) {
