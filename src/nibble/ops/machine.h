@@ -5,12 +5,13 @@
 
 namespace nibble {
 
-/// Peak rates of all threads together, in operations a second (a multiply-add counts two); 0 where the CPU has no such
-/// instruction. Measured once a process with register-only loops (about 0.1 s).
+/// Peak rates of all threads together, in operations a second (a multiply-add counts two). bf16 and int8 are 0 where
+/// the CPU has no such instruction, or none that nibble measures; f32 never is. Measured once a process with
+/// register-only loops (about 0.1 s).
 struct MachinePeak {
-  double f32 = 0;   ///< FMA
+  double f32 = 0;   ///< multiply-add, fused where the CPU has FMA
   double bf16 = 0;  ///< BF16 dot product with F32 accumulation (AVX-512 BF16)
-  double int8 = 0;  ///< u8 x s8 dot product with int32 accumulation (AVX-512 VNNI)
+  double int8 = 0;  ///< u8 x s8 dot product with int32 accumulation (AVX-512 VNNI, else AVX2)
 };
 const MachinePeak& machine_peak();
 

@@ -41,6 +41,15 @@ void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Ar
   }
 }
 
+LinearQuality Linear::quality() const {
+  LinearQuality all = quality_;
+  for (const auto& [reused, original] :
+       {std::pair{Operand::DgradW, Operand::FpropW}, std::pair{Operand::WgradX, Operand::FpropX}}) {
+    if (recipe_[reused].from_fprop) all[static_cast<std::size_t>(reused)] = quality_[static_cast<std::size_t>(original)];
+  }
+  return all;
+}
+
 // Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W.
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass) {
   QuantizeContext context = context_for(Operand::FpropX, pass.seed, pass.step);

@@ -52,7 +52,8 @@ class Linear {
   const Recipe& recipe() const { return recipe_; }
   /// Elements of W; known after prepare.
   std::int64_t weights() const { return weight_.numel(); }
-  const LinearQuality& quality() const { return quality_; }
+  /// What was measured since reset_quality(); an operand that fprop's serves again has fprop's figures.
+  LinearQuality quality() const;
   void reset_quality() { quality_ = {}; }
   /// How fprop, dgrad and wgrad run on this machine; known after the first pass.
   const std::array<GemmPath, 3>& paths() const { return paths_; }
