@@ -5,7 +5,7 @@
 
 #include <random>
 
-#include "bench/ops/fma_peak.h"
+#include "nibble/ops/machine.h"
 #include "nibble/ops/attention.h"
 
 namespace nibble {
@@ -35,7 +35,7 @@ struct Problem {
     const double flops = 2.0 * products * scores * shape.head_dim * state.iterations();
     state.counters["flop/s"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
     state.counters["of_peak"] =
-        benchmark::Counter(flops / (bench::fma_peak() * omp_get_max_threads()), benchmark::Counter::kIsRate);
+        benchmark::Counter(flops / machine_peak().f32, benchmark::Counter::kIsRate);
   }
 
   AttentionShape shape;

@@ -217,8 +217,13 @@ fs::path find_recipe(const std::string& name) {
   }
   std::sort(known.begin(), known.end());
   known.erase(std::unique(known.begin(), known.end()), known.end());
-  user_error("there is no recipe '{}' among {} and no file of that name{}", name, fmt::join(known, ", "),
-             did_you_mean(name, known));
+  if (known.empty()) {
+    user_error(
+        "the recipe '{}' can't be looked up, for there is no recipe folder here: set NIBBLE_RECIPES to one, or give "
+        "the path of a .toml file",
+        name);
+  }
+  user_error("there is no recipe '{}' among {}{}", name, fmt::join(known, ", "), did_you_mean(name, known));
 }
 
 std::string describe(const OperandSpec& spec) {

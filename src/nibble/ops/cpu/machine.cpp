@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstdint>
 #include <fstream>
+#include <map>
+#include <mutex>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -107,8 +109,12 @@ MachinePeak measure() {
 }  // namespace
 
 const MachinePeak& machine_peak() {
-  static const MachinePeak peak = measure();
-  return peak;
+  static std::mutex mutex;
+  static std::map<int, MachinePeak> by_threads;
+  const std::lock_guard lock(mutex);
+  const auto [entry, is_new] = by_threads.try_emplace(omp_get_max_threads());
+  if (is_new) entry->second = measure();
+  return entry->second;
 }
 
 std::string cpu_name() {
