@@ -26,7 +26,7 @@ struct Case {
   double operations() const { return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k); }
 };
 
-/// Times `ours` and the references in turn and sets the counters. peak: operations a second of all threads.
+/// Times `ours` and the references in turn and sets the counters. peak: operations a second of the case's threads.
 template <class Ours>
 void measure(benchmark::State& state, const Case& c, double peak, Ours ours, MatmulReference& f32,
              MatmulReference& same) {
@@ -42,7 +42,7 @@ void measure(benchmark::State& state, const Case& c, double peak, Ours ours, Mat
   }
   const double t = median(t_ours);
   state.counters["GFLOP/s"] = c.operations() / t * 1e-9;
-  state.counters["%peak"] = peak == 0 ? 0 : 100 * c.operations() / t / (peak * c.threads / omp_get_num_procs());
+  state.counters["%peak"] = peak == 0 ? 0 : 100 * c.operations() / t / peak;
   state.counters["x_f32"] = median(t_f32) / t;
   state.counters["x_same"] = median(t_same) / t;
 }
@@ -71,8 +71,8 @@ enum class Include { Product, Quantisations };
 
 void int8_path(benchmark::State& state, Include include, DType input) {
   const Case c(state);
-  const double peak = machine_peak().int8;
   const bench::Threads threads(c.threads);
+  const double peak = machine_peak().int8;
   const OwnedTensor a = random_tensor(input, c.m, c.k, 1);
   const OwnedTensor b = random_tensor(input, c.n, c.k, 2);
   const OwnedTensor out(DType::F32, {c.m, c.n});
@@ -108,8 +108,8 @@ void view_path(benchmark::State& state, DType dtype) {
   const Case c(state);
   const bool a_transposed = state.range(4) == 2;
   const bool b_transposed = state.range(4) >= 1;
-  const double peak = dtype == DType::F32 ? machine_peak().f32 : machine_peak().bf16;
   const bench::Threads threads(c.threads);
+  const double peak = dtype == DType::F32 ? machine_peak().f32 : machine_peak().bf16;
   const OwnedTensor a = a_transposed ? random_tensor(dtype, c.k, c.m, 1) : random_tensor(dtype, c.m, c.k, 1);
   const OwnedTensor b = b_transposed ? random_tensor(dtype, c.k, c.n, 2) : random_tensor(dtype, c.n, c.k, 2);
   const OwnedTensor out(DType::F32, {c.m, c.n});
@@ -134,8 +134,8 @@ void gemm_bf16(benchmark::State& state) { view_path(state, DType::BF16); }
 /// the product of that type.
 void block_path(benchmark::State& state, std::int64_t block, ScaleRule rule) {
   const Case c(state);
-  const double peak = machine_peak().bf16 == 0 ? machine_peak().f32 : machine_peak().bf16;
   const bench::Threads threads(c.threads);
+  const double peak = machine_peak().bf16 == 0 ? machine_peak().f32 : machine_peak().bf16;
   QuantSpec spec = fp4_rows();
   spec.granularity = Granularity::block(1, block);
   spec.scale = rule;

@@ -8,6 +8,8 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "bench/threads.h"
+
 namespace nibble::bench {
 
 /// C [m, n] = A [m, k] B [k, n] with any strides for A and B; C is row-major.
@@ -62,17 +64,5 @@ inline double median(std::vector<double> x) {
   std::nth_element(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2), x.end());
   return x[x.size() / 2];
 }
-
-/// Sets the number of OpenMP threads for a scope.
-class Threads {
- public:
-  explicit Threads(int n) : before_(omp_get_max_threads()) { omp_set_num_threads(n); }
-  ~Threads() { omp_set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 }  // namespace nibble::bench

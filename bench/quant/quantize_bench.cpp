@@ -9,24 +9,13 @@
 #include <cstring>
 #include <vector>
 
+#include "bench/threads.h"
 #include "nibble/quant/dge.h"
 #include "nibble/quant/quantize.h"
 #include "nibble/tensor/parallel.h"
 
 namespace nibble {
 namespace {
-
-/// Sets the threads for one benchmark.
-class Threads {
- public:
-  explicit Threads(std::int64_t n) : before_(omp_get_max_threads()) { omp_set_num_threads(static_cast<int>(n)); }
-  ~Threads() { omp_set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
 
 double memcpy_seconds(std::int64_t bytes_moved) {
   const std::int64_t bytes = bytes_moved / 2;
@@ -86,7 +75,7 @@ void measure(benchmark::State& state, std::int64_t bytes, F&& f) {
 void quantise(benchmark::State& state, const QuantSpec& spec, DType input, bool fold_rows, bool fold_cols) {
   const std::int64_t rows = state.range(0);
   const std::int64_t cols = state.range(1);
-  const Threads threads(state.range(2));
+  const bench::Threads threads(state.range(2));
   const OwnedTensor x = matrix(input, rows, cols);
   const OwnedTensor row_fold = folds(rows);
   const OwnedTensor col_fold = folds(cols);
@@ -145,7 +134,7 @@ NIBBLE_QUANTISE(f32_nvfp4_16x16, block(16, 16, ScaleRule::Nvfp4, Rounding::Neare
 void dge(benchmark::State& state) {
   const std::int64_t rows = state.range(0);
   const std::int64_t cols = state.range(1);
-  const Threads threads(state.range(2));
+  const bench::Threads threads(state.range(2));
   const OwnedTensor w = matrix(DType::F32, rows, cols);
   const OwnedTensor dw = matrix(DType::F32, rows, cols);
   Arena arena;
@@ -159,7 +148,7 @@ BENCHMARK(dge)->Apply(shapes);
 void dequantise(benchmark::State& state) {
   const std::int64_t rows = state.range(0);
   const std::int64_t cols = state.range(1);
-  const Threads threads(state.range(2));
+  const bench::Threads threads(state.range(2));
   const OwnedTensor x = matrix(DType::BF16, rows, cols);
   const OwnedTensor out(DType::F32, {rows, cols});
   Arena arena;
