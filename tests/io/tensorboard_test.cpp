@@ -84,7 +84,7 @@ Event parse_event(Cursor in) {
 }
 
 std::vector<Event> read_events(const std::filesystem::path& path) {
-  Cursor in{read_text(path)};
+  Cursor in{read_file(path)};
   std::vector<Event> events;
   while (!in.done()) {
     const std::string length = in.take(8);
@@ -131,13 +131,13 @@ TEST(EventWriter, OpensANewFileForEveryStart) {
     writer.scalars(5, {{"loss", 1.0}});
     first = writer.path();
   }
-  const std::string before = read_text(first);
+  const std::string before = read_file(first);
   EventWriter resumed(directory.path(), 4);
   resumed.scalars(4, {{"loss", 2.0}});
   resumed.flush();
   EXPECT_NE(first, resumed.path());
   EXPECT_TRUE(resumed.path().filename().string().starts_with("events.out.tfevents."));
-  EXPECT_EQ(read_text(first), before);
+  EXPECT_EQ(read_file(first), before);
   const std::vector<Event> events = read_events(resumed.path());
   ASSERT_EQ(events.size(), 3u);
   EXPECT_TRUE(events[1].session_start);
@@ -161,7 +161,7 @@ TEST(EventWriter, WritesManyRecordsWithoutFlush) {
 
 TEST(EventWriter, RefusesADirectoryThatCannotBeMade) {
   TemporaryDirectory directory;
-  write_text(directory.path() / "file", "");
+  directory.write("file", "");
   EXPECT_THROW(EventWriter(directory.path() / "file" / "inside"), UserError);
 }
 
