@@ -1,6 +1,7 @@
 #include "nibble/recipe/recipe.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include "nibble/tensor/error.h"
 
@@ -101,11 +102,14 @@ TEST(Recipe, ExemptionsGoByPatternAndByBlock) {
 }
 
 TEST(Recipe, AnUnknownNameGetsTheNearestOne) {
+  setenv("NIBBLE_RECIPES", (std::string(NIBBLE_SOURCE_DIR) + "/recipes").c_str(), 1);
+  EXPECT_EQ(find_recipe("wang2025").filename(), "wang2025.toml");
   try {
     find_recipe("wang2026");
     FAIL();
   } catch (const UserError& e) {
-    EXPECT_NE(std::string(e.what()).find("there is no recipe 'wang2026'"), std::string::npos);
+    EXPECT_NE(std::string(e.what()).find("there is no recipe 'wang2026'"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("did you mean 'wang2025'?"), std::string::npos) << e.what();
   }
 }
 
