@@ -5,8 +5,8 @@
 
 #include <random>
 
-#include "nibble/ops/machine.h"
 #include "nibble/ops/attention.h"
+#include "nibble/ops/machine.h"
 
 namespace nibble {
 namespace {
@@ -34,8 +34,7 @@ struct Problem {
     const double scores = static_cast<double>(shape.batch * shape.heads * shape.seq) * (shape.seq + 1) / 2;
     const double flops = 2.0 * products * scores * shape.head_dim * state.iterations();
     state.counters["flop/s"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
-    state.counters["of_peak"] =
-        benchmark::Counter(flops / machine_peak().f32, benchmark::Counter::kIsRate);
+    state.counters["of_peak"] = benchmark::Counter(flops / machine_peak().f32, benchmark::Counter::kIsRate);
   }
 
   AttentionShape shape;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <random>
 
 #include "nibble/ops/machine.h"
@@ -16,7 +17,7 @@
 namespace nibble {
 namespace {
 
-double g_baseline_seconds = 0;  // of the first recipe that ran
+std::map<std::string, double> g_baseline_seconds;  // by model: of the first recipe that ran
 
 struct StepTimer {
   LlamaConfig config;
@@ -65,11 +66,11 @@ void step_bench(benchmark::State& state, const char* model, std::int64_t sequenc
   }
   std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
   const double median = seconds[seconds.size() / 2];
-  if (g_baseline_seconds == 0) g_baseline_seconds = median;
+  g_baseline_seconds.try_emplace(config.name, median);
   const double tokens = static_cast<double>(sequences * seq);
   state.counters["tokens/s"] = tokens / median;
   state.counters["of_peak"] = ideal_seconds_per_token(timer.model) * tokens / median;
-  state.counters["vs_bf16"] = g_baseline_seconds / median;
+  state.counters["vs_bf16"] = g_baseline_seconds[config.name] / median;
 
   double total = 0;
   double gemm_seconds = 0;

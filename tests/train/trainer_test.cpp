@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -77,7 +78,12 @@ INSTANTIATE_TEST_SUITE_P(Recipes, ResumeOf,
                                          ResumeCase{"wang2025", OptimizerKind::AdamW},
                                          ResumeCase{"wang2025", OptimizerKind::AdamWFp8},
                                          ResumeCase{"wang2025-released", OptimizerKind::AdamW},
-                                         ResumeCase{"tests/recipe/stochastic.toml", OptimizerKind::AdamWFp8}));
+                                         ResumeCase{"tests/recipe/stochastic.toml", OptimizerKind::AdamWFp8}),
+                         [](const testing::TestParamInfo<ResumeCase>& test) {
+                           std::string name = std::filesystem::path(test.param.recipe).stem().string();
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name + (test.param.optimizer == OptimizerKind::AdamW ? "_adamw" : "_adamw_fp8");
+                         });
 
 TEST(Trainer, LearnsAnEasySequenceInEveryRecipe) {
   TemporaryDirectory folder;

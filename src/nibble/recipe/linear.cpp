@@ -45,7 +45,8 @@ LinearQuality Linear::quality() const {
   LinearQuality all = quality_;
   for (const auto& [reused, original] :
        {std::pair{Operand::DgradW, Operand::FpropW}, std::pair{Operand::WgradX, Operand::FpropX}}) {
-    if (recipe_[reused].from_fprop) all[static_cast<std::size_t>(reused)] = quality_[static_cast<std::size_t>(original)];
+    if (recipe_[reused].from_fprop)
+      all[static_cast<std::size_t>(reused)] = quality_[static_cast<std::size_t>(original)];
   }
   return all;
 }
