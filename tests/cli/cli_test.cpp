@@ -164,7 +164,12 @@ TEST(Cli, ATerminatedRunSavesAndResumes) {
   const std::string config = write_config(folder, 60);
   const fs::path out = folder.path() / "run";
   const pid_t child = start_training(config, out, false);
-  while (!fs::exists(out / "metrics.jsonl")) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  // The first line of metrics: a step is done, so there is something to save.
+  std::error_code not_there_yet;
+  for (std::uintmax_t size = 0; size == 0 || size == static_cast<std::uintmax_t>(-1);) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    size = fs::file_size(out / "metrics.jsonl", not_there_yet);
+  }
   kill(child, SIGTERM);
   int status = 0;
   waitpid(child, &status, 0);
