@@ -35,8 +35,6 @@ constexpr std::int64_t kHeadRows = 512;
 
 enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
 
-void copy(const Tensor& from, const Tensor& to) { convert(from, to); }
-
 }  // namespace
 
 Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations)
@@ -151,7 +149,7 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
   saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
-  timed(profile_, "residual copy", copy, x, saved.x_middle);
+  timed(profile_, "residual copy", convert, x, saved.x_middle);
   saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, Accumulate::Add, pass);
 
   // out = x_middle + mlp(norm(x_middle))
@@ -164,7 +162,7 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   const Tensor hidden = arena_.allocate(activations_, {tokens, config_.ffn});
   timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden);
   const Tensor out = arena_.allocate(DType::F32, {tokens, d});
-  timed(profile_, "residual copy", copy, saved.x_middle, out);
+  timed(profile_, "residual copy", convert, saved.x_middle, out);
   saved.down_in = linear[kDown].forward(hidden, out, Accumulate::Add, pass);
   return out;
 }
@@ -280,14 +278,19 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   return loss;
 }
 
-BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) {
-  const ArenaScope scope(arena_);
+Tensor Llama::forward(const Tensor& tokens) {
   const PassContext pass = pass_for(0, 0, true, false);
-  Tensor x = embed(batch.tokens);
+  Tensor x = embed(tokens);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     BlockSaved saved;
-    x = block_forward(b, x, batch.tokens.rows(), batch.tokens.cols(), pass, saved);
+    x = block_forward(b, x, tokens.rows(), tokens.cols(), pass, saved);
   }
+  return x;
+}
+
+BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) {
+  const ArenaScope scope(arena_);
+  const Tensor x = forward(batch.tokens);
   return head(x, batch.targets, 0.0, Tensor(), true, token_losses);
 }
 
@@ -319,12 +322,7 @@ std::vector<float> Llama::next_token_logits(const std::vector<std::int32_t>& tok
   const ArenaScope scope(arena_);
   const auto seq = static_cast<std::int64_t>(tokens.size());
   require(seq > 0 && seq <= config_.seq, "{} tokens given, the model takes 1 to {}", seq, config_.seq);
-  const PassContext pass = pass_for(0, 0, true, false);
-  Tensor x = embed(Tensor::of(tokens.data(), {1, seq}));
-  for (std::size_t b = 0; b < blocks_.size(); ++b) {
-    BlockSaved saved;
-    x = block_forward(b, x, 1, seq, pass, saved);
-  }
+  const Tensor x = forward(Tensor::of(tokens.data(), {1, seq}));
   const Tensor normed = arena_.allocate(activations_, {1, config_.width});
   const Tensor rstd = arena_.allocate(DType::F32, {1});
   timed(profile_, "rmsnorm", rmsnorm_forward, x.row_range(seq - 1, seq), parameters_[final_norm_].value,

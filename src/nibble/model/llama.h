@@ -77,6 +77,8 @@ class Llama {
   PassContext pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch, bool measure_quality);
 
   Tensor embed(const Tensor& tokens);
+  /// The residual stream [T, d] after the last block, without a backward to follow.
+  Tensor forward(const Tensor& tokens);
   Tensor block_forward(std::size_t index, const Tensor& x, std::int64_t sequences, std::int64_t seq,
                        const PassContext& pass, BlockSaved& saved);
   void block_backward(std::size_t index, const Tensor& dx, const BlockSaved& saved, std::int64_t sequences,

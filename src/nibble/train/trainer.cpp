@@ -168,8 +168,9 @@ class Trainer {
     const double norm = std::sqrt(sum_of_squares(model_.flat_grads()));
     if (!std::isfinite(norm)) fail_non_finite(step, "a gradient", first_non_finite_gradient());
 
+    const double lr = learning_rate(config_, step);
     AdamWStep update;
-    update.lr = static_cast<float>(learning_rate(config_, step));
+    update.lr = static_cast<float>(lr);
     update.beta1 = static_cast<float>(config_.beta1);
     update.beta2 = static_cast<float>(config_.beta2);
     update.eps = static_cast<float>(config_.eps);
@@ -182,11 +183,10 @@ class Trainer {
     state_.step = step;
     state_.tokens += tokens;
     const double rate = static_cast<double>(tokens) / seconds;
-    nlohmann::json line = {{"step", step},        {"tokens", state_.tokens},
-                           {"loss", loss.mean()}, {"lr", learning_rate(config_, step)},
-                           {"grad_norm", norm},   {"tokens_per_second", rate}};
+    nlohmann::json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
+                           {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
     if (measure) add_quality(line);
-    StepReport report{step, config_.steps, loss.mean(), learning_rate(config_, step), norm, rate, 0, std::nullopt};
+    StepReport report{step, config_.steps, loss.mean(), lr, norm, rate, 0, std::nullopt};
     report.light_share = rate * ideal_seconds_per_token(model_);
     const bool last = step == config_.steps;
     if (last || (config_.validate_every > 0 && step % config_.validate_every == 0)) {
