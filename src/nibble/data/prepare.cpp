@@ -165,7 +165,7 @@ DatasetMeta prepare_dataset(const PrepareOptions& options) {
   const bool occupied = fs::is_directory(options.output, error) && !fs::is_empty(options.output, error);
   if (options.replace && occupied) read_dataset_meta(options.output);
   AtomicDirectory directory(options.output, options.replace ? Existing::Replace : Existing::Refuse);
-  const DatasetMeta meta = Preparation(options, directory.path()).run();
+  DatasetMeta meta = Preparation(options, directory.path()).run();
   directory.commit();
   return meta;
 }

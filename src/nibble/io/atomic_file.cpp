@@ -27,7 +27,7 @@ fs::path parent_directory(const fs::path& path) {
 }
 
 /// DIR/ and DIR name the same destination.
-fs::path without_trailing_slash(fs::path path) { return path.has_filename() ? path : path.parent_path(); }
+fs::path without_trailing_slash(const fs::path& path) { return path.has_filename() ? path : path.parent_path(); }
 
 std::string temporary_suffix() { return fmt::format(".tmp-{}", ::getpid()); }
 
@@ -132,8 +132,8 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-AtomicDirectory::AtomicDirectory(fs::path destination, Existing existing)
-    : destination_(without_trailing_slash(std::move(destination))), existing_(existing) {
+AtomicDirectory::AtomicDirectory(const fs::path& destination, Existing existing)
+    : destination_(without_trailing_slash(destination)), existing_(existing) {
   std::error_code error;
   if (fs::exists(destination_, error) && !fs::is_directory(destination_, error)) {
     user_error("'{}' is a file; choose another name for the directory", destination_.string());

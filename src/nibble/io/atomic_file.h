@@ -53,7 +53,7 @@ enum class Existing : std::uint8_t {
 /// One directory. Write the files below path(), then commit(). Without commit() everything written is removed.
 class AtomicDirectory {
  public:
-  explicit AtomicDirectory(std::filesystem::path destination, Existing existing = Existing::Refuse);
+  explicit AtomicDirectory(const std::filesystem::path& destination, Existing existing = Existing::Refuse);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;

@@ -68,6 +68,7 @@ Curve spread(const std::vector<Curve>& curves) {
 template <class Get>
 std::vector<Curve> map(const std::vector<const RunLog*>& runs, Get get) {
   std::vector<Curve> curves;
+  curves.reserve(runs.size());
   for (const RunLog* run : runs) curves.push_back(get(*run));
   return curves;
 }

@@ -48,6 +48,7 @@ std::string format_table(const TextTable& table) {
     for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], display_width(row[c]));
   }
   std::vector<std::string> rules;
+  rules.reserve(widths.size());
   for (std::size_t width : widths) rules.emplace_back(width, '-');
 
   std::string out;

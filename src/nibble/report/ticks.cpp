@@ -112,6 +112,7 @@ std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
                          }));
   });
   std::vector<double> scaled;
+  scaled.reserve(ticks.size());
   for (double tick : ticks) scaled.push_back(tick / unit);
   const int decimals = decimals_for(scaled, 10);
   for (double value : scaled) {

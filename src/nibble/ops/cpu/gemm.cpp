@@ -22,7 +22,22 @@
 namespace nibble {
 namespace {
 
-using namespace cpu;
+using cpu::decode_outer;
+using cpu::decode_scratch;
+using cpu::decode_stored;
+using cpu::Epilogue;
+using cpu::exact_in_bf16;
+using cpu::fill_outer_scales;
+using cpu::has_inner_scales;
+using cpu::inner_extent;
+using cpu::kMaxTileCols;
+using cpu::kUnsignedOffset;
+using cpu::MatmulPacker;
+using cpu::MatmulType;
+using cpu::native_bf16;
+using cpu::outer_extent;
+using cpu::PackedMatmul;
+using cpu::store_tile;
 
 struct Shape {
   std::int64_t m, n, k;

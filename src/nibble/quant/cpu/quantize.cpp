@@ -374,14 +374,7 @@ ResidualRows residual_for(const Source& source, const Clamp& clamp, Arena& arena
   return ResidualRows(rows, cols, capacity, arena);
 }
 
-}  // namespace
-
-}  // namespace nibble::quant_cpu
-
-namespace nibble::cpu {
-
-QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
-  using namespace quant_cpu;
+QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
   validate(spec);
   const Source source(x, spec.bf16_input, context);
   const bool carried = spec.carrier != ElementFormat::BF16;
@@ -413,4 +406,14 @@ QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& 
   return result;
 }
 
-}  // namespace nibble::cpu
+}  // namespace
+
+}  // namespace nibble::quant_cpu
+
+namespace nibble {
+
+QTensor cpu::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+  return quant_cpu::carry_out(x, spec, context, arena);
+}
+
+}  // namespace nibble
