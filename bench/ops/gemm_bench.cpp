@@ -1,4 +1,4 @@
-// Rates of the three paths of gemm. Every iteration also times the reference, so the ratios are of medians within one
+// Rates of the paths of gemm. Every iteration also times the reference, so the ratios are of medians within one
 // run: `x_f32` against oneDNN's F32 matmul of the same shape (NT) and threads, `x_same` against oneDNN's matmul of the
 // same element type and storage order.
 #include <benchmark/benchmark.h>
@@ -66,42 +66,90 @@ QuantSpec fp4_rows() {
   return spec;
 }
 
-/// What a run of the int8 path includes.
-enum class Include { Product, Quantisations };
+QuantSpec blocks(std::int64_t length, ScaleRule rule) {
+  QuantSpec spec = fp4_rows();
+  spec.granularity = Granularity::block(1, length);
+  spec.scale = rule;
+  return spec;
+}
 
-void int8_path(benchmark::State& state, Include include, DType input) {
+/// What a run of a four-bit product includes beside the product.
+enum class Include {
+  Product,        ///< nothing: from packed codes to scaled F32
+  Quantisations,  ///< the quantisation of both operands
+  Dequantise,     ///< the quantisation of both, and instead of a product of codes one of dequantised F32 matrices
+};
+
+void four_bit_product(benchmark::State& state, const QuantSpec& spec, Include include, DType input) {
   const Case c(state);
   const bench::Threads threads(c.threads);
-  const double peak = machine_peak().int8;
+  const double peak = include == Include::Dequantise ? machine_peak().f32 : machine_peak().int8;
   const OwnedTensor a = random_tensor(input, c.m, c.k, 1);
   const OwnedTensor b = random_tensor(input, c.n, c.k, 2);
   const OwnedTensor out(DType::F32, {c.m, c.n});
   Arena arena;
-  const QTensor qa = quantize(a, fp4_rows(), {}, arena);
-  const QTensor qb = quantize(b, fp4_rows(), {}, arena);
+  const QTensor qa = quantize(a, spec, {}, arena);
+  const QTensor qb = quantize(b, spec, {}, arena);
   MatmulReference f32(Type::f32, Type::f32, Type::f32, c.m, c.n, c.k, false, true);
   MatmulReference u8s8(Type::u8, Type::s8, Type::s32, c.m, c.n, c.k, false, true);
   measure(
       state, c, peak,
       [&] {
         const ArenaScope scope(arena);
-        if (include == Include::Quantisations) {
-          const QTensor xa = quantize(a, fp4_rows(), {}, arena);
-          const QTensor xb = quantize(b, fp4_rows(), {}, arena);
-          gemm({xa}, {xb}, out, Accumulate::Overwrite, arena);
-        } else {
+        if (include == Include::Product) {
           gemm({qa}, {qb}, out, Accumulate::Overwrite, arena);
+          return;
         }
+        const QTensor xa = quantize(a, spec, {}, arena);
+        const QTensor xb = quantize(b, spec, {}, arena);
+        if (include == Include::Quantisations) {
+          gemm({xa}, {xb}, out, Accumulate::Overwrite, arena);
+          return;
+        }
+        const Tensor va = arena.allocate(DType::F32, {c.m, c.k});
+        const Tensor vb = arena.allocate(DType::F32, {c.n, c.k});
+        dequantize(xa, va);
+        dequantize(xb, vb);
+        gemm({QTensor::view(va)}, {QTensor::view(vb)}, out, Accumulate::Overwrite, arena);
       },
       f32, u8s8);
 }
 
-/// From packed codes to scaled F32: decoding, product, epilogue. `x_same` is against oneDNN's bare u8 x s8 product of
-/// operands that are decoded already.
-void gemm_int8(benchmark::State& state) { int8_path(state, Include::Product, DType::F32); }
-/// The same with the quantisation of both operands from F32, or from BF16.
-void gemm_int8_quantise_f32(benchmark::State& state) { int8_path(state, Include::Quantisations, DType::F32); }
-void gemm_int8_quantise_bf16(benchmark::State& state) { int8_path(state, Include::Quantisations, DType::BF16); }
+// `x_same` of four-bit products is against oneDNN's bare u8 x s8 product of operands that are decoded already. "f32"
+// and "bf16" in a name are what both operands are quantised from.
+
+void int8_product(benchmark::State& state, Include include, DType input = DType::F32) {
+  four_bit_product(state, fp4_rows(), include, input);
+}
+void gemm_int8(benchmark::State& state) { int8_product(state, Include::Product); }
+void gemm_int8_quantise_f32(benchmark::State& state) { int8_product(state, Include::Quantisations); }
+void gemm_int8_quantise_bf16(benchmark::State& state) { int8_product(state, Include::Quantisations, DType::BF16); }
+
+void mxfp4_product(benchmark::State& state, Include include, DType input = DType::F32) {
+  four_bit_product(state, blocks(32, ScaleRule::OcpFloor), include, input);
+}
+void gemm_mxfp4(benchmark::State& state) { mxfp4_product(state, Include::Product); }
+void gemm_mxfp4_quantise_f32(benchmark::State& state) { mxfp4_product(state, Include::Quantisations); }
+void gemm_mxfp4_quantise_bf16(benchmark::State& state) { mxfp4_product(state, Include::Quantisations, DType::BF16); }
+void gemm_mxfp4_dequantise(benchmark::State& state) { mxfp4_product(state, Include::Dequantise); }
+
+void nvfp4_product(benchmark::State& state, Include include, DType input = DType::F32) {
+  four_bit_product(state, blocks(16, ScaleRule::Nvfp4), include, input);
+}
+void gemm_nvfp4(benchmark::State& state) { nvfp4_product(state, Include::Product); }
+void gemm_nvfp4_quantise_f32(benchmark::State& state) { nvfp4_product(state, Include::Quantisations); }
+void gemm_nvfp4_quantise_bf16(benchmark::State& state) { nvfp4_product(state, Include::Quantisations, DType::BF16); }
+void gemm_nvfp4_dequantise(benchmark::State& state) { nvfp4_product(state, Include::Dequantise); }
+
+/// oneDNN's u8 x s8 product of operands that are decoded already: what the instructions alone are worth.
+void gemm_u8s8_bare(benchmark::State& state) {
+  const Case c(state);
+  const bench::Threads threads(c.threads);
+  MatmulReference f32(Type::f32, Type::f32, Type::f32, c.m, c.n, c.k, false, true);
+  MatmulReference u8s8(Type::u8, Type::s8, Type::s32, c.m, c.n, c.k, false, true);
+  measure(
+      state, c, machine_peak().int8, [&] { u8s8.run(); }, f32, u8s8);
+}
 
 /// order: 0 fprop (A, B stored with the contraction last), 1 dgrad (B transposed), 2 wgrad (both transposed).
 void view_path(benchmark::State& state, DType dtype) {
@@ -130,31 +178,6 @@ void view_path(benchmark::State& state, DType dtype) {
 void gemm_f32(benchmark::State& state) { view_path(state, DType::F32); }
 void gemm_bf16(benchmark::State& state) { view_path(state, DType::BF16); }
 
-/// Block-scaled FP4 (MXFP4, NVFP4): decoded to BF16, or to F32 where the CPU has no BF16 product. `x_same` is against
-/// the product of that type.
-void block_path(benchmark::State& state, std::int64_t block, ScaleRule rule) {
-  const Case c(state);
-  const bench::Threads threads(c.threads);
-  const double peak = machine_peak().bf16 == 0 ? machine_peak().f32 : machine_peak().bf16;
-  QuantSpec spec = fp4_rows();
-  spec.granularity = Granularity::block(1, block);
-  spec.scale = rule;
-  const OwnedTensor a = random_tensor(DType::F32, c.m, c.k, 1);
-  const OwnedTensor b = random_tensor(DType::F32, c.n, c.k, 2);
-  const OwnedTensor out(DType::F32, {c.m, c.n});
-  Arena arena;
-  const QTensor qa = quantize(a, spec, {}, arena);
-  const QTensor qb = quantize(b, spec, {}, arena);
-  const Type type = machine_peak().bf16 == 0 ? Type::f32 : Type::bf16;
-  MatmulReference f32(Type::f32, Type::f32, Type::f32, c.m, c.n, c.k, false, true);
-  MatmulReference same(type, type, Type::f32, c.m, c.n, c.k, false, true);
-  measure(
-      state, c, peak, [&] { gemm({qa}, {qb}, out, Accumulate::Overwrite, arena); }, f32, same);
-}
-
-void gemm_mxfp4(benchmark::State& state) { block_path(state, 32, ScaleRule::OcpFloor); }
-void gemm_nvfp4(benchmark::State& state) { block_path(state, 16, ScaleRule::Nvfp4); }
-
 constexpr std::int64_t kShapes[][3] = {{2048, 768, 768}, {2048, 2048, 768}, {2048, 768, 2048}, {4096, 1024, 4096}};
 
 /// One thread, then all of the machine.
@@ -182,8 +205,15 @@ void shapes_and_orders(benchmark::internal::Benchmark* b) {
 BENCHMARK(gemm_int8)->Apply(shapes);
 BENCHMARK(gemm_int8_quantise_f32)->Apply(shapes);
 BENCHMARK(gemm_int8_quantise_bf16)->Apply(shapes);
+BENCHMARK(gemm_u8s8_bare)->Apply(shapes);
 BENCHMARK(gemm_mxfp4)->Apply(shapes);
+BENCHMARK(gemm_mxfp4_quantise_f32)->Apply(shapes);
+BENCHMARK(gemm_mxfp4_quantise_bf16)->Apply(shapes);
+BENCHMARK(gemm_mxfp4_dequantise)->Apply(shapes);
 BENCHMARK(gemm_nvfp4)->Apply(shapes);
+BENCHMARK(gemm_nvfp4_quantise_f32)->Apply(shapes);
+BENCHMARK(gemm_nvfp4_quantise_bf16)->Apply(shapes);
+BENCHMARK(gemm_nvfp4_dequantise)->Apply(shapes);
 BENCHMARK(gemm_bf16)->Apply(shapes_and_orders);
 BENCHMARK(gemm_f32)->Apply(shapes_and_orders);
 

@@ -1,21 +1,27 @@
 // A whole training step by recipe, and where its time goes. One line a recipe: milliseconds, tokens/s, share of the
 // machine's peak, ratio to the first recipe (the BF16 baseline) of the same run, the products' share of the step and
-// their rate over the FMA peak; then the breakdown by op.
+// their rate over the FMA peak; then the breakdown by op. Then what telemetry costs: a step that measures over one that
+// does not, alternating in the same run, and its share of a training run at the default interval (train/config.h).
 #include <benchmark/benchmark.h>
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "nibble/ops/machine.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/optimizer.h"
 #include "nibble/train/run_info.h"
+#include "nibble/train/telemetry.h"
 
 namespace nibble {
 namespace {
+
+// A recipe that acts late in a run begins to act within a bench.
+constexpr std::int64_t kSteps = 100;
 
 std::map<std::string, double> g_baseline_seconds;  // by model: of the first recipe that ran
 
@@ -36,18 +42,34 @@ struct StepTimer {
     model.set_profile(&profile);
   }
 
-  void run() {
+  /// One step; its seconds.
+  double run(bool measure) {
+    const auto start = std::chrono::steady_clock::now();
     const Tensor batch = Tensor::of(tokens.data(), {sequences, config.seq});
-    model.prepare(++step, false);
-    model.forward_backward({batch, batch}, 1.0 / static_cast<double>(tokens.size()), step, 0, true, false);
+    for (Linear& linear : model.linears()) linear.reset_quality();
+    model.prepare(++step, measure);
+    model.forward_backward({batch, batch}, 1.0 / static_cast<double>(tokens.size()), step, 0, true, measure);
     AdamWStep update;
     update.lr = 1e-4f;
     update.t = step;
     const double norm = timed(&profile, "grad norm", sum_of_squares, model.flat_grads());
     update.grad_scale = norm > 1 ? static_cast<float>(1 / norm) : 1.0f;
     timed(&profile, "adamw", [&] { optimizer->step(update); });
+    timed(&profile, "after update", [&] { model.after_update(step, kSteps); });
+    if (measure) {
+      nlohmann::ordered_json line;
+      add_telemetry(gather_telemetry(model.linears()), line);
+      benchmark::DoNotOptimize(line.dump());
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 };
+
+double median(std::vector<double>& values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
 
 void step_bench(benchmark::State& state, const char* model, std::int64_t sequences, std::int64_t seq,
                 const char* recipe_name) {
@@ -56,21 +78,16 @@ void step_bench(benchmark::State& state, const char* model, std::int64_t sequenc
   config.seq = seq;
   const Recipe recipe = load_recipe(root + "/recipes/" + recipe_name + ".toml");
   StepTimer timer(config, recipe, sequences);
-  timer.run();
+  timer.run(false);
   timer.profile.clear();
   std::vector<double> seconds;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    timer.run();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
-  const double median = seconds[seconds.size() / 2];
-  g_baseline_seconds.try_emplace(config.name, median);
+  for (auto _ : state) seconds.push_back(timer.run(false));
+  const double step_seconds = median(seconds);
+  g_baseline_seconds.try_emplace(config.name, step_seconds);
   const double tokens = static_cast<double>(sequences * seq);
-  state.counters["tokens/s"] = tokens / median;
-  state.counters["of_peak"] = ideal_seconds_per_token(timer.model) * tokens / median;
-  state.counters["vs_bf16"] = g_baseline_seconds[config.name] / median;
+  state.counters["tokens/s"] = tokens / step_seconds;
+  state.counters["of_peak"] = ideal_seconds_per_token(timer.model) * tokens / step_seconds;
+  state.counters["vs_bf16"] = g_baseline_seconds[config.name] / step_seconds;
 
   double total = 0;
   double gemm_seconds = 0;
@@ -95,6 +112,21 @@ void step_bench(benchmark::State& state, const char* model, std::int64_t sequenc
   fmt::print(stderr, "{}", line);
 }
 
+void telemetry_bench(benchmark::State& state, const char* recipe_name) {
+  const std::string root = NIBBLE_SOURCE_DIR;
+  const LlamaConfig config = load_llama_config(root + "/models/demo.toml");
+  StepTimer timer(config, load_recipe(root + "/recipes/" + recipe_name + ".toml"), 2);
+  timer.run(true);
+  std::vector<double> ordinary, measuring;
+  for (auto _ : state) {
+    ordinary.push_back(timer.run(false));
+    measuring.push_back(timer.run(true));
+  }
+  const double ratio = median(measuring) / median(ordinary);
+  state.counters["vs_step"] = ratio;
+  state.counters["share_of_run"] = (ratio - 1) / static_cast<double>(TrainConfig().quality_every);
+}
+
 // The 30M configuration of Quartet at sequence 512, and the two sizes that peers are measured at.
 #define NIBBLE_STEP(MODEL, SEQUENCES, SEQ, RECIPE, TAG)             \
   BENCHMARK_CAPTURE(step_bench, TAG, MODEL, SEQUENCES, SEQ, RECIPE) \
@@ -107,6 +139,17 @@ NIBBLE_STEP("quartet-30m", 4, 512, "wang2025", quartet30m_wang2025);
 NIBBLE_STEP("quartet-30m", 4, 512, "wang2025-released", quartet30m_wang2025_released);
 NIBBLE_STEP("gpt2-124m-like", 4, 64, "bf16", gpt2_124m_like_bf16);
 NIBBLE_STEP("small-14m", 8, 256, "bf16", small14m_bf16);
+
+// The model and batch of ./run demo.
+#define NIBBLE_TELEMETRY(RECIPE, TAG) \
+  BENCHMARK_CAPTURE(telemetry_bench, TAG, RECIPE)->Unit(benchmark::kMillisecond)->UseRealTime()->MinTime(4)
+NIBBLE_TELEMETRY("bf16", bf16);
+NIBBLE_TELEMETRY("fp4-direct", fp4_direct);
+NIBBLE_TELEMETRY("wang2025", wang2025);
+NIBBLE_TELEMETRY("quartet", quartet);
+NIBBLE_TELEMETRY("nvfp4", nvfp4);
+NIBBLE_TELEMETRY("quartet2", quartet2);
+NIBBLE_TELEMETRY("tetrajet2", tetrajet2);
 
 }  // namespace
 }  // namespace nibble

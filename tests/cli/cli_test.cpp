@@ -10,6 +10,7 @@
 #include <sstream>
 #include <thread>
 
+#include "nibble/io/run_log.h"
 #include "nibble/train/checkpoint.h"
 #include "tests/train/small_run.h"
 
@@ -178,10 +179,10 @@ TEST(Cli, ATerminatedRunSavesAndResumes) {
   EXPECT_EQ(WEXITSTATUS(status), 130);
   const auto checkpoint = newest_checkpoint(out);
   ASSERT_TRUE(checkpoint.has_value());
-  EXPECT_EQ(load_state(*checkpoint).step, summarise_metrics(out).steps);
+  EXPECT_EQ(load_state(*checkpoint).step, final_figures(load_run(out)).steps);
   waitpid(start_training(config, out, true), &status, 0);
   EXPECT_EQ(WEXITSTATUS(status), 0);
-  EXPECT_EQ(summarise_metrics(out).steps, 60);
+  EXPECT_EQ(final_figures(load_run(out)).steps, 60);
 }
 
 }  // namespace

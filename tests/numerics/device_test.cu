@@ -11,8 +11,10 @@
 
 #include "nibble/numerics/bf16.h"
 #include "nibble/numerics/e2m1.h"
+#include "nibble/numerics/e3m0.h"
 #include "nibble/numerics/fp16.h"
 #include "nibble/numerics/fp8.h"
+#include "nibble/numerics/int4.h"
 #include "nibble/numerics/philox.h"
 
 namespace nibble {
@@ -26,11 +28,14 @@ NIBBLE_FN float input(std::uint32_t i) { return bits_float(i < 0x10000u ? i << 1
 /// NaN payloads are not part of the contract.
 NIBBLE_FN std::uint32_t plain_bits(float x) { return float_is_nan(x) ? 0x7FC0'0000u : float_bits(x); }
 
-constexpr int kResults = 20;
+constexpr int kResults = 35;
 constexpr const char* kNames[kResults] = {
-    "e2m1 even",   "e2m1 up",       "e2m1 zero",   "e2m1 away",   "e2m1 stochastic", "e2m1 stochastic8", "e2m1 decode",
-    "e4m3 encode", "e4m3 decode",   "e5m2 encode", "e5m2 decode", "e8m0 decode",     "bf16 encode",      "bf16 decode",
-    "fp16 encode", "fp16 saturate", "fp16 decode", "philox word", "random byte",     "log2 floor"};
+    "e2m1 even",       "e2m1 up",        "e2m1 zero",   "e2m1 away",   "e2m1 stochastic", "e2m1 stochastic8",
+    "e2m1 reference",  "e2m1 decode",    "int4 even",   "int4 up",     "int4 zero",       "int4 away",
+    "int4 stochastic", "int4 decode",    "e3m0 even",   "e3m0 up",     "e3m0 zero",       "e3m0 away",
+    "e3m0 stochastic", "e3m0 few steps", "e3m0 decode", "e4m3 encode", "e4m3 stochastic", "e4m3 decode",
+    "e5m2 encode",     "e5m2 decode",    "e8m0 decode", "bf16 encode", "bf16 decode",     "fp16 encode",
+    "fp16 saturate",   "fp16 decode",    "philox word", "random byte", "log2 floor"};
 
 struct Results {
   std::uint32_t v[kResults];
@@ -47,8 +52,23 @@ NIBBLE_FN Results compute(std::uint32_t i) {
            e2m1_encode<Tie::Away>(x),
            e2m1_encode_stochastic(x, random.word(i)),
            e2m1_encode_stochastic8(x, random.byte(i)),
+           e2m1_encode_reference(x, input(i ^ 0x155)),
            plain_bits(e2m1_decode(code8)),
+           int4_encode<Tie::Even>(x),
+           int4_encode<Tie::Up>(x),
+           int4_encode<Tie::Zero>(x),
+           int4_encode<Tie::Away>(x),
+           int4_encode_stochastic(x, random.word(i)),
+           plain_bits(int4_decode(code8)),
+           e3m0_encode<Tie::Even>(x),
+           e3m0_encode<Tie::Up>(x),
+           e3m0_encode<Tie::Zero>(x),
+           e3m0_encode<Tie::Away>(x),
+           e3m0_encode_stochastic(x, random.word(i)),
+           e3m0_encode_stochastic(x, random.word(i), 4),
+           plain_bits(e3m0_decode(code8)),
            e4m3_encode(x),
+           e4m3_encode_stochastic(float_abs(x), random.word(i)),
            plain_bits(e4m3_decode(code8)),
            e5m2_encode(x),
            plain_bits(e5m2_decode(code8)),

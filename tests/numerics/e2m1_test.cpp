@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "tests/numerics/grid_oracle.h"
@@ -74,6 +76,50 @@ TEST(E2M1, InfinitySaturatesAndNaNGivesPlusSix) {
     EXPECT_EQ(e2m1_encode_stochastic(-big, 0), 15);
     EXPECT_EQ(e2m1_encode_stochastic8(-big, 255), 15);
   }
+}
+
+/// Both signed neighbours of x on the grid, and of these the one nearer to the reference.
+double toward_reference(double x, double reference) {
+  std::vector<double> grid;
+  for (double m : oracle::e2m1_magnitudes()) grid.insert(grid.end(), {-m, m});
+  double low = -6;
+  double high = 6;
+  for (double g : grid) {
+    if (g <= x) low = std::max(low, g);
+    if (g >= x) high = std::min(high, g);
+  }
+  if (x <= -6) return -6;
+  if (x >= 6) return 6;
+  return std::abs(reference - high) < std::abs(reference - low) ? high : low;
+}
+
+TEST(E2M1, RoundsTowardAReferenceAsTheSearchDoes) {
+  const std::vector<float> references = oracle::around_midpoints(oracle::e2m1_magnitudes());
+  for (float x : oracle::around_midpoints(oracle::e2m1_magnitudes())) {
+    for (float reference : references) {
+      const std::uint8_t code = e2m1_encode_reference(x, reference);
+      ASSERT_EQ(e2m1_decode(code), toward_reference(x, reference)) << x << " toward " << reference;
+      ASSERT_EQ((code & 8) != 0, std::signbit(x)) << x << " toward " << reference;
+    }
+  }
+}
+
+TEST(E2M1, RoundingTowardItselfIsRoundingToNearest) {
+  for (float x : oracle::all_bf16()) {
+    if (std::isnan(x)) continue;
+    // On a tie the lower neighbour is taken: toward zero for x > 0, away from it for x < 0.
+    const std::uint8_t want = std::signbit(x) ? e2m1_encode<Tie::Away>(x) : e2m1_encode<Tie::Zero>(x);
+    ASSERT_EQ(e2m1_encode_reference(x, x), want) << x;
+  }
+}
+
+TEST(E2M1, AFarReferenceTakesTheNeighbourOnItsSide) {
+  EXPECT_EQ(e2m1_decode(e2m1_encode_reference(2.1f, kInf)), 3.0f);
+  EXPECT_EQ(e2m1_decode(e2m1_encode_reference(2.9f, -kInf)), 2.0f);
+  EXPECT_EQ(e2m1_decode(e2m1_encode_reference(-2.1f, -100.0f)), -3.0f);
+  EXPECT_EQ(e2m1_decode(e2m1_encode_reference(2.9f, kNaN)), 2.0f);
+  EXPECT_EQ(e2m1_encode_reference(kNaN, 1.0f), 7);
+  EXPECT_EQ(e2m1_encode_reference(-kInf, 1.0f), 15);
 }
 
 TEST(E2M1, TheStepIsTheDistanceToTheNextMagnitude) {

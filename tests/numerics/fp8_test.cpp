@@ -92,6 +92,48 @@ TEST(E4M3, WellKnownCodes) {
   EXPECT_TRUE(std::isnan(e4m3_decode(0xFF)));
 }
 
+TEST(E4M3, StochasticRoundingTakes33Point6To36InFourCasesOfTen) {
+  constexpr std::uint32_t kAll = 1u << 24;
+  std::uint32_t up = 0;
+  for (std::uint32_t r = 0; r < kAll; ++r) {
+    const std::uint8_t code = e4m3_encode_stochastic(33.6f, r);
+    ASSERT_TRUE(code == 0x60 || code == 0x61) << r;
+    up += code == 0x61 ? 1 : 0;
+  }
+  EXPECT_EQ(e4m3_decode(0x61), 36.0f);
+  EXPECT_NEAR(static_cast<double>(up) / kAll, 0.4, 1e-6);
+}
+
+TEST(E4M3, StochasticRoundingHasTheMeanOfItsArgument) {
+  for (float x : oracle::all_bf16()) {
+    if (!(x >= 0 && x <= 448.0f)) continue;
+    const double mean = oracle::expected_value(x, e4m3_encode_stochastic, e4m3_decode);
+    const double step = x < 0x1p-6f ? 0x1p-9 : std::ldexp(1.0, std::ilogb(x) - 3);
+    ASSERT_NEAR(mean, x, step * 0x1p-24) << x;
+  }
+}
+
+TEST(E4M3, StochasticRoundingTakesANeighbour) {
+  const std::vector<double> grid = oracle::e4m3_magnitudes();
+  for (float x : oracle::around_midpoints(grid)) {
+    if (!(x >= 0)) continue;
+    const auto above = std::lower_bound(grid.begin(), grid.end(), std::min(static_cast<double>(x), 448.0));
+    const double low = *above == x ? x : above == grid.begin() ? 0 : *(above - 1);
+    EXPECT_EQ(e4m3_decode(e4m3_encode_stochastic(x, 0xFF'FFFF)), x >= 448 ? 448 : low) << x;
+    EXPECT_EQ(e4m3_decode(e4m3_encode_stochastic(x, 0)), *above) << x;
+  }
+}
+
+TEST(E4M3, StochasticRoundingKeepsExactValuesAndSaturates) {
+  for (std::uint8_t code = 0; code <= 0x7E; ++code) {
+    for (std::uint32_t r : {0u, 1u, 0x80'0000u, 0xFF'FFFFu}) {
+      ASSERT_EQ(e4m3_encode_stochastic(e4m3_decode(code), r), code);
+    }
+  }
+  for (float big : {448.5f, 1e30f, kInf}) EXPECT_EQ(e4m3_encode_stochastic(big, 0), 0x7E);
+  EXPECT_EQ(e4m3_encode_stochastic(kNaN, 0), 0x7F);
+}
+
 TEST(E5M2, HasInfinityAndNaNCodes) {
   EXPECT_EQ(e5m2_decode(0x7C), kInf);
   EXPECT_EQ(e5m2_decode(0xFC), -kInf);

@@ -27,6 +27,7 @@ inline std::vector<double> magnitudes(int mantissa_bits, int bias, int count) {
 }
 
 inline std::vector<double> e2m1_magnitudes() { return {0, 0.5, 1, 1.5, 2, 3, 4, 6}; }
+inline std::vector<double> int4_magnitudes() { return {0, 1, 2, 3, 4, 5, 6, 7}; }
 inline std::vector<double> e4m3_magnitudes() { return magnitudes(3, 7, 0x7F); }
 inline std::vector<double> e5m2_magnitudes() { return magnitudes(2, 15, 0x7C); }
 inline std::vector<double> fp16_magnitudes() { return magnitudes(10, 15, 0x7C00); }
@@ -72,6 +73,37 @@ inline std::vector<float> around_midpoints(const std::vector<double>& grid) {
     if (i + 1 < grid.size()) add((grid[i] + grid[i + 1]) / 2);
   }
   return values;
+}
+
+/// How many of the 2^24 random numbers take `upper(random24)`, which must hold below a threshold and not above it.
+template <class Upper>
+std::uint32_t threshold(Upper upper) {
+  std::uint32_t below = 0;  // numbers below it do
+  std::uint32_t count = 1u << 24;
+  while (count > 0) {
+    const std::uint32_t half = count / 2;
+    if (upper(below + half)) {
+      below += half + 1;
+      count -= half + 1;
+    } else {
+      count = half;
+    }
+  }
+  return below;
+}
+
+/// The mean of decode(encode(x, random24)) over all 2^24 random numbers, for an encoder that gives the code at number 0
+/// below a threshold and the code at the last number above it.
+template <class Encode, class Decode>
+double expected_value(float x, Encode encode, Decode decode) {
+  const auto low = encode(x, 0u);
+  const auto high = encode(x, 0xFF'FFFFu);
+  const std::uint32_t n = threshold([&](std::uint32_t r) { return encode(x, r) == low; });
+  if (n < 1u << 24) {
+    EXPECT_EQ(encode(x, n), high) << x;
+  }
+  const double p = static_cast<double>(n) / 0x1p24;
+  return p * static_cast<double>(decode(low)) + (1 - p) * static_cast<double>(decode(high));
 }
 
 }  // namespace nibble::oracle

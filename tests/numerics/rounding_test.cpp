@@ -40,10 +40,10 @@ TEST(Rounding, ZeroKeepsItsSignExceptUnderTieUp) {
   EXPECT_EQ(e2m1_encode<Tie::Even>(-0.0f), 8);
 }
 
-TEST(Rounding, OnlyTheTwoStochasticRulesAreStochastic) {
-  EXPECT_TRUE(is_stochastic(Rounding::Stochastic));
-  EXPECT_TRUE(is_stochastic(Rounding::Stochastic8));
-  for (Rounding r : {Rounding::NearestEven, Rounding::NearestUp, Rounding::NearestZero, Rounding::NearestAway}) {
+TEST(Rounding, OnlyTheStochasticRulesAndEdenUseRandomNumbers) {
+  for (Rounding r : {Rounding::Stochastic, Rounding::Stochastic8, Rounding::Eden}) EXPECT_TRUE(is_stochastic(r));
+  for (Rounding r : {Rounding::NearestEven, Rounding::NearestUp, Rounding::NearestZero, Rounding::NearestAway,
+                     Rounding::Reference}) {
     EXPECT_FALSE(is_stochastic(r));
   }
 }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/ops/operands.h"
 
 namespace nibble {
@@ -20,7 +22,7 @@ void expect_decoded(const Operand& x, bool transposed, Expected expected) {
   const std::int64_t begin = 2;
   std::vector<T> out(static_cast<std::size_t>((outer - begin) * k));
   std::vector<T> scratch(static_cast<std::size_t>(cpu::decode_scratch(outer - begin)));
-  cpu::decode_outer(operand, begin, outer, out.data(), scratch.data());
+  cpu::decode_outer(operand, begin, outer, out.data(), k, scratch.data());
   for (std::int64_t i = begin; i < outer; ++i) {
     for (std::int64_t j = 0; j < k; ++j) {
       const std::int64_t r = transposed ? j : i;
@@ -48,25 +50,32 @@ TEST(GemmDecode, CodesBecomeUnsignedIntegersInBothStorageOrders) {
   }
 }
 
-TEST(GemmDecode, EveryByteBecomesItsTwoCodes) {
-  QTensor q;
-  q.element = ElementFormat::E2M1;
-  q.rows = 1;
-  q.cols = 512;
-  std::vector<std::uint8_t> bytes(256);
-  for (std::size_t i = 0; i < 256; ++i) bytes[i] = static_cast<std::uint8_t>(i);
-  q.codes = Tensor::of(bytes.data(), {1, 256});
-  std::vector<std::int8_t> out(512);
-  cpu::decode_stored(GemmOperand{q}, 0, 1, 0, 512, out.data());
-  for (std::size_t i = 0; i < 256; ++i) {
-    EXPECT_EQ(out[2 * i], e2m1_twice(static_cast<std::uint8_t>(i & 15))) << i;
-    EXPECT_EQ(out[2 * i + 1], e2m1_twice(static_cast<std::uint8_t>(i >> 4))) << i;
+TEST(GemmDecode, EveryByteBecomesTheIntegersOfItsTwoCodes) {
+  for (const ElementFormat element : {ElementFormat::E2M1, ElementFormat::Int4, ElementFormat::E3M0}) {
+    SCOPED_TRACE(static_cast<int>(element));
+    QTensor q;
+    q.element = element;
+    q.rows = 1;
+    q.cols = 512;
+    std::vector<std::uint8_t> bytes(256);
+    for (std::size_t i = 0; i < 256; ++i) bytes[i] = static_cast<std::uint8_t>(i);
+    q.codes = Tensor::of(bytes.data(), {1, 256});
+    std::vector<std::int8_t> out(512);
+    cpu::decode_stored(GemmOperand{q}, 0, 1, 0, 512, out.data(), 512);
+    const cpu::IntegerCodes codes = cpu::integer_codes(element);
+    for (std::int64_t i = 0; i < 512; ++i) {
+      EXPECT_EQ(static_cast<double>(codes.unit) * out[static_cast<std::size_t>(i)], testing::element_value(q, 0, i))
+          << i;
+    }
+    EXPECT_EQ(*std::max_element(out.begin(), out.end()), codes.largest);
+    EXPECT_EQ(*std::min_element(out.begin(), out.end()), -codes.largest);
   }
 }
 
 TEST(GemmDecode, ValuesTimesInnerScalesAreRoundedOnce) {
   const auto times = [](float x, float scale) { return x * scale; };
-  for (const ElementFormat element : {ElementFormat::E2M1, ElementFormat::E4M3, ElementFormat::E5M2}) {
+  for (const ElementFormat element :
+       {ElementFormat::E2M1, ElementFormat::Int4, ElementFormat::E3M0, ElementFormat::E4M3, ElementFormat::E5M2}) {
     for (const ScaleFormat format : {ScaleFormat::F32, ScaleFormat::E8M0, ScaleFormat::UE4M3}) {
       for (const Granularity granularity : {Granularity::block(1, 16), Granularity::block(16, 1),
                                             Granularity::block(16, 16), Granularity::block(3, 7)}) {
@@ -98,9 +107,67 @@ TEST(GemmDecode, OuterScalesAreLeftToTheEpilogue) {
   EXPECT_EQ(inner, std::vector<float>(33, 1.0f)) << "folded scales are no scales";
 }
 
+TEST(GemmDecode, ScalesOfTheSecondLevelMultiplyThoseOfTheBlocksInF32) {
+  OperandSpec spec = spec_of(ElementFormat::E2M1, Granularity::block(1, 16), ScaleFormat::UE4M3);
+  spec.outer = 32;
+  spec.tensor_scale = 3.0f;
+  const Operand x = make_operand(spec, 37, 101, 1);
+  std::vector<float> row(101);
+  std::vector<float> blocks(37 * 7);
+  cpu::fill_block_scales({x.q}, 0, 37, 16, blocks.data(), 7);
+  for (std::int64_t r = 0; r < 37; ++r) {
+    cpu::expand_scales({x.q}, r, 0, 101, row.data());
+    for (std::int64_t c = 0; c < 101; ++c) {
+      const float expected = testing::block_scale(x.q, r, c) * testing::outer_scale(x.q, r, c);
+      ASSERT_EQ(row[static_cast<std::size_t>(c)], expected) << r << ", " << c;
+      ASSERT_EQ(blocks[static_cast<std::size_t>(r * 7 + c / 16)], expected) << r << ", " << c;
+    }
+  }
+  std::vector<float> left(37);
+  cpu::fill_outer_scales({x.q}, left.data());
+  EXPECT_EQ(left, std::vector<float>(37, 3.0f)) << "only the tensor scale is left";
+
+  // Under a scale as wide as the row the second level leaves the contraction, and the values are exact in BF16 again.
+  spec.outer = 128;
+  const Operand wide = make_operand(spec, 37, 101, 2);
+  EXPECT_FALSE(cpu::exact_in_bf16({x.q}));
+  EXPECT_TRUE(cpu::exact_in_bf16({wide.q}));
+  cpu::fill_outer_scales({wide.q}, left.data());
+  for (std::int64_t r = 0; r < 37; ++r) {
+    EXPECT_EQ(left[static_cast<std::size_t>(r)], testing::outer_scale(wide.q, r, 0) * 3.0f) << r;
+  }
+}
+
+TEST(GemmDecode, BlockScalesFollowTheContractionInBothStorageOrders) {
+  for (const Granularity granularity :
+       {Granularity::block(16, 16), Granularity::block(32, 64), Granularity::block(16, 32)}) {
+    for (const ScaleFormat format : {ScaleFormat::F32, ScaleFormat::E8M0, ScaleFormat::UE4M3}) {
+      for (const bool transposed : {false, true}) {
+        SCOPED_TRACE(fmt::format("blocks {}x{} scales {} transposed {}", granularity.rows, granularity.cols,
+                                 static_cast<int>(format), transposed));
+        const Operand x = make_operand(spec_of(ElementFormat::E2M1, granularity, format), 75, 150, 1);
+        const GemmOperand operand{x.q, transposed};
+        const std::int64_t k = cpu::inner_extent(operand);
+        const std::int64_t n = cpu::outer_extent(operand);
+        EXPECT_EQ(cpu::inner_block(operand), transposed ? granularity.rows : granularity.cols);
+        std::vector<float> scales(static_cast<std::size_t>(n * 10));
+        cpu::fill_block_scales(operand, 5, n, 16, scales.data(), 10);
+        for (std::int64_t i = 5; i < n; ++i) {
+          for (std::int64_t kk = 0; kk < k; ++kk) {
+            ASSERT_EQ(scales[static_cast<std::size_t>((i - 5) * 10 + kk / 16)],
+                      transposed ? testing::block_scale(x.q, kk, i) : testing::block_scale(x.q, i, kk))
+                << i << ", " << kk;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(GemmDecode, ExactnessInBf16IsClaimedOnlyWhereEveryValueSurvives) {
   const Granularity block = Granularity::block(1, 16);
-  for (const ElementFormat element : {ElementFormat::E2M1, ElementFormat::E4M3, ElementFormat::E5M2}) {
+  for (const ElementFormat element :
+       {ElementFormat::E2M1, ElementFormat::Int4, ElementFormat::E3M0, ElementFormat::E4M3, ElementFormat::E5M2}) {
     for (const ScaleFormat format : {ScaleFormat::E8M0, ScaleFormat::UE4M3, ScaleFormat::F32}) {
       for (const bool powers_of_two : {false, true}) {
         OperandSpec spec = spec_of(element, block, format);

@@ -12,70 +12,16 @@
 namespace nibble {
 namespace {
 
+using testing::Extent;
+using testing::kOrders;
 using testing::make_operand;
+using testing::naive;
 using testing::Operand;
 using testing::OperandSpec;
-
-struct Extent {
-  std::int64_t m, n, k;
-};
-
-/// The three storage orders of a linear layer's products, and the fourth.
-struct Order {
-  bool a_transposed, b_transposed;
-};
-constexpr Order kOrders[] = {{false, false}, {false, true}, {true, true}, {true, false}};
-
-Operand stored(const OperandSpec& spec, std::int64_t outer, std::int64_t k, bool transposed, unsigned seed) {
-  return transposed ? make_operand(spec, k, outer, seed) : make_operand(spec, outer, k, seed);
-}
-
-/// Elements of an operand as [outer, k] doubles, as they enter the product.
-std::vector<double> dense(const GemmOperand& x) {
-  const QTensor& q = x.matrix;
-  const std::int64_t outer = x.transposed ? q.cols : q.rows;
-  const std::int64_t k = x.transposed ? q.rows : q.cols;
-  std::vector<double> v(static_cast<std::size_t>(outer * k));
-  for (std::int64_t i = 0; i < outer; ++i) {
-    for (std::int64_t j = 0; j < k; ++j) {
-      v[static_cast<std::size_t>(i * k + j)] =
-          x.transposed ? testing::value(q, j, i, x.scales_folded) : testing::value(q, i, j, x.scales_folded);
-    }
-  }
-  return v;
-}
-
-struct Oracle {
-  std::vector<double> sum, magnitude;  // sum_k a b and sum_k |a b|, [m, n]
-};
-
-Oracle naive(const GemmOperand& a, const GemmOperand& b, const Extent& s) {
-  const std::vector<double> x = dense(a);
-  const std::vector<double> y = dense(b);
-  Oracle o{std::vector<double>(static_cast<std::size_t>(s.m * s.n)),
-           std::vector<double>(static_cast<std::size_t>(s.m * s.n))};
-  for (std::int64_t m = 0; m < s.m; ++m) {
-    for (std::int64_t n = 0; n < s.n; ++n) {
-      double sum = 0;
-      double magnitude = 0;
-      for (std::int64_t k = 0; k < s.k; ++k) {
-        const double p = x[static_cast<std::size_t>(m * s.k + k)] * y[static_cast<std::size_t>(n * s.k + k)];
-        sum += p;
-        magnitude += std::fabs(p);
-      }
-      o.sum[static_cast<std::size_t>(m * s.n + n)] = sum;
-      o.magnitude[static_cast<std::size_t>(m * s.n + n)] = magnitude;
-    }
-  }
-  return o;
-}
-
-std::vector<float> product(const GemmOperand& a, const GemmOperand& b, const Extent& s) {
-  Arena arena;
-  std::vector<float> c(static_cast<std::size_t>(s.m * s.n), NAN);
-  gemm(a, b, Tensor::of(c.data(), {s.m, s.n}), Accumulate::Overwrite, arena);
-  return c;
-}
+using testing::Oracle;
+using testing::Order;
+using testing::product;
+using testing::stored;
 
 /// Rounding of a sum of k products grows like sqrt(k) in practice; 2 more roundings decode, 2 scale. One wrong element
 /// of an operand shows as 1/k of the magnitude, far above this.
@@ -86,7 +32,12 @@ void expect_close(const std::vector<float>& c, const Oracle& o, std::int64_t k) 
   }
 }
 
-/// What the Int8 path promises: the exact sum in quarters, rounded to F32 once, then one multiplication a scale.
+/// Twice an E2M1 value is an integer, so is an Int4 value, and four times an E3M0 value.
+double unit(const QTensor& q) {
+  return q.element == ElementFormat::Int4 ? 1.0 : q.element == ElementFormat::E3M0 ? 0.25 : 0.5;
+}
+
+/// What the Int8 path promises: the exact sum of integers, rounded to F32 once, then one multiplication a scale.
 float exact_int8(const GemmOperand& a, const GemmOperand& b, std::int64_t m, std::int64_t n, std::int64_t k) {
   const auto at = [](const GemmOperand& x, std::int64_t outer, std::int64_t inner) {
     return x.transposed ? testing::element_value(x.matrix, inner, outer)
@@ -95,13 +46,16 @@ float exact_int8(const GemmOperand& a, const GemmOperand& b, std::int64_t m, std
   const auto scale = [](const GemmOperand& x, std::int64_t outer) {
     if (x.scales_folded) return 1.0f;
     const QTensor& q = x.matrix;
-    return (x.transposed ? testing::block_scale(q, 0, outer) : testing::block_scale(q, outer, 0)) * q.tensor_scale;
+    const float block = x.transposed ? testing::block_scale(q, 0, outer) : testing::block_scale(q, outer, 0);
+    return block * (x.transposed ? 1.0f : testing::outer_scale(q, outer, 0)) * q.tensor_scale;
   };
-  std::int64_t quarters = 0;
+  const double unit_a = unit(a.matrix);
+  const double unit_b = unit(b.matrix);
+  std::int64_t sum = 0;
   for (std::int64_t i = 0; i < k; ++i) {
-    quarters += static_cast<std::int64_t>(2 * at(a, m, i)) * static_cast<std::int64_t>(2 * at(b, n, i));
+    sum += static_cast<std::int64_t>(at(a, m, i) / unit_a) * static_cast<std::int64_t>(at(b, n, i) / unit_b);
   }
-  return (static_cast<float>(quarters) * 0.25f * scale(a, m)) * scale(b, n);
+  return (static_cast<float>(sum) * static_cast<float>(unit_a * unit_b) * scale(a, m)) * scale(b, n);
 }
 
 void expect_exact_int8(const GemmOperand& a, const GemmOperand& b, const Extent& s) {
@@ -200,6 +154,36 @@ TEST(GemmInt8, TakesTensorScalesRowBlocksAndFoldedScales) {
   expect_exact_int8({folded.q, false, true}, {a.q}, {s.n, s.m, s.k});
 }
 
+TEST(GemmInt8, Int4AndE3M0CodesAreIntegersToo) {
+  const Extent s{35, 66, 130};
+  const ElementFormat formats[] = {ElementFormat::E2M1, ElementFormat::Int4, ElementFormat::E3M0};
+  unsigned seed = 1;
+  for (const ElementFormat left : formats) {
+    for (const ElementFormat right : formats) {
+      for (const Order& order : kOrders) {
+        SCOPED_TRACE(fmt::format("elements {} {} transposed {} {} seed {}", static_cast<int>(left),
+                                 static_cast<int>(right), order.a_transposed, order.b_transposed, ++seed));
+        OperandSpec x = fp4(outer_scales(order.a_transposed));
+        OperandSpec y = fp4(Granularity::per_tensor());
+        x.element = left;
+        y.element = right;
+        const Operand a = stored(x, s.m, s.k, order.a_transposed, seed);
+        const Operand b = stored(y, s.n, s.k, order.b_transposed, seed + 1000);
+        expect_exact_int8({a.q, order.a_transposed}, {b.q, order.b_transposed}, s);
+      }
+    }
+  }
+}
+
+TEST(GemmInt8, AScaleOfTheSecondLevelThatCoversItsRowIsAnOuterScale) {
+  const Extent s{20, 30, 16};
+  OperandSpec spec = fp4(Granularity::block(1, 16), ScaleFormat::UE4M3);
+  spec.outer = 128;
+  const Operand a = make_operand(spec, s.m, s.k, 1);
+  const Operand b = make_operand(spec, s.n, s.k, 2);
+  expect_exact_int8({a.q}, {b.q}, s);
+}
+
 // --- Every path against the oracle. ---
 
 TEST(GemmPaths, IntegerValuedProductsAreExactForEveryShapeAndStorageOrder) {
@@ -231,8 +215,20 @@ TEST(GemmPaths, AnyTwoFormatsMultiplyToWithinRounding) {
   e4m3.element = ElementFormat::E4M3;
   OperandSpec e5m2 = fp4(Granularity::block(1, 128));
   e5m2.element = ElementFormat::E5M2;
+  OperandSpec double_block = nvfp4;
+  double_block.outer = 128;
+  OperandSpec mxfp8 = fp4(Granularity::block(1, 32), ScaleFormat::E8M0);
+  mxfp8.element = ElementFormat::E4M3;
+  OperandSpec int4 = fp4(Granularity::block(1, 32));
+  int4.element = ElementFormat::Int4;
+  OperandSpec e3m0 = fp4(Granularity::block(1, 32));
+  e3m0.element = ElementFormat::E3M0;
   const OperandSpec specs[] = {values(ElementFormat::F32),
                                values(ElementFormat::BF16),
+                               double_block,
+                               mxfp8,
+                               int4,
+                               e3m0,
                                fp4(Granularity::per_row()),
                                fp4(Granularity::per_column()),
                                fp4(Granularity::block(1, 32), ScaleFormat::E8M0),
@@ -419,12 +415,57 @@ TEST(GemmPath, WhatIsExactInBf16TakesTheBf16InstructionsWhereThereAreAny) {
   OperandSpec pow2 = fp4(Granularity::per_column());
   pow2.powers_of_two = true;
   const Operand released = make_operand(pow2, 4, 64, 1);
-  for (const Operand* x : {&bf, &e4m3, &mxfp4, &nvfp4, &released}) {
+  OperandSpec eight_bits = fp4(Granularity::block(1, 32), ScaleFormat::E8M0);
+  eight_bits.element = ElementFormat::E5M2;
+  const Operand mxfp8 = make_operand(eight_bits, 4, 64, 1);
+  OperandSpec double_block = fp4(Granularity::block(1, 16), ScaleFormat::UE4M3);
+  double_block.outer = 32;
+  const Operand nvfp4_f32 = make_operand(double_block, 4, 64, 1);
+  for (const Operand* x : {&bf, &e4m3, &mxfp4, &nvfp4, &released, &mxfp8}) {
     EXPECT_EQ(gemm_path({bf.q}, {x->q}), fast);
     EXPECT_EQ(gemm_path({x->q}, {e4m3.q}), fast);
     EXPECT_EQ(gemm_path({x->q}, {f32.q}), GemmPath::F32);
-    EXPECT_EQ(gemm_path({block_f32.q}, {x->q}), GemmPath::F32);
   }
+  for (const Operand* x : {&bf, &e4m3, &mxfp8, &released}) {
+    EXPECT_EQ(gemm_path({block_f32.q}, {x->q}), GemmPath::F32);
+    EXPECT_EQ(gemm_path({nvfp4_f32.q}, {x->q}), GemmPath::F32);
+  }
+}
+
+TEST(GemmPath, FourBitOperandsWithBlocksOfSixteenOrMoreAreSummedByBlock) {
+  const auto operand = [](ElementFormat element, Granularity granularity, ScaleFormat format, std::int64_t outer = 0) {
+    OperandSpec spec = fp4(granularity, format);
+    spec.element = element;
+    spec.outer = outer;
+    return make_operand(spec, 96, 96, 1);
+  };
+  const Operand mxfp4 = operand(ElementFormat::E2M1, Granularity::block(1, 32), ScaleFormat::E8M0);
+  const Operand nvfp4 = operand(ElementFormat::E2M1, Granularity::block(1, 16), ScaleFormat::UE4M3);
+  const Operand nvfp4_f32 = operand(ElementFormat::E2M1, Granularity::block(1, 16), ScaleFormat::UE4M3, 48);
+  const Operand square = operand(ElementFormat::E2M1, Granularity::block(16, 16), ScaleFormat::UE4M3);
+  const Operand square_f32 = operand(ElementFormat::E2M1, Granularity::block(32, 32), ScaleFormat::F32);
+  const Operand rows = operand(ElementFormat::E2M1, Granularity::per_row(), ScaleFormat::F32);
+  const Operand int4 = operand(ElementFormat::Int4, Granularity::block(1, 48), ScaleFormat::F32);
+  const Operand e3m0 = operand(ElementFormat::E3M0, Granularity::per_tensor(), ScaleFormat::F32);
+  const Operand e3m0_blocks = operand(ElementFormat::E3M0, Granularity::block(1, 32), ScaleFormat::F32);
+  const Operand narrow = operand(ElementFormat::E2M1, Granularity::block(1, 8), ScaleFormat::UE4M3);
+  const Operand columns = operand(ElementFormat::E2M1, Granularity::per_column(), ScaleFormat::F32);
+  const Operand e4m3 = operand(ElementFormat::E4M3, Granularity::per_row(), ScaleFormat::F32);
+
+  const Operand* by_block[] = {&mxfp4, &nvfp4, &nvfp4_f32, &square, &square_f32, &int4};
+  for (const Operand* x : by_block) {
+    for (const Operand* y : by_block) EXPECT_EQ(gemm_path({x->q}, {y->q}), GemmPath::Int8Block);
+    EXPECT_EQ(gemm_path({x->q}, {rows.q}), GemmPath::Int8Block);
+    EXPECT_EQ(gemm_path({e3m0.q}, {x->q}), GemmPath::Int8Block);
+    EXPECT_NE(gemm_path({x->q}, {narrow.q}), GemmPath::Int8Block) << "a scale varies within sixteen elements";
+    EXPECT_NE(gemm_path({x->q}, {columns.q}), GemmPath::Int8Block);
+    EXPECT_NE(gemm_path({x->q}, {e4m3.q}), GemmPath::Int8Block);
+    EXPECT_NE(gemm_path({x->q}, {e3m0_blocks.q, true}), GemmPath::Int8Block) << "scales of one row each";
+  }
+  EXPECT_EQ(gemm_path({rows.q}, {square.q, true}), GemmPath::Int8Block);
+  EXPECT_EQ(gemm_path({columns.q, true}, {square.q, true}), GemmPath::Int8Block);
+  EXPECT_NE(gemm_path({rows.q}, {nvfp4.q, true}), GemmPath::Int8Block) << "a scale a row varies along the contraction";
+  EXPECT_NE(gemm_path({e3m0.q}, {e3m0_blocks.q}), GemmPath::Int8Block) << "products too large for int16 sums";
 }
 
 TEST(GemmPath, Bf16InputsOfTheBf16PathLoseNothing) {

@@ -231,52 +231,5 @@ TEST(GoldenWang, ClampWithResidualWinsManyDecibelsOnHeavyTails) {
   EXPECT_GT(snr(0.99), snr(0) + 10);
 }
 
-struct ErrorRow {
-  const char* name;
-  QuantSpec spec;
-  double mse;
-  double misalignment;  ///< 1 - <x, Q(x)> / <x, x>; negative: not published, near zero ones have their own bound
-};
-
-TEST(GoldenErrors, StandardNormalNumbersHaveTheTabledErrors) {
-  const Granularity mx = Granularity::block(1, 32);
-  const Granularity nv = Granularity::block(1, 16);
-  const ErrorRow table[] = {
-      {"MXFP4 OcpFloor", e2m1(mx, ScaleRule::OcpFloor), 1.322e-2, 1.96e-2},
-      {"MXFP4 Ceil6", e2m1(mx, ScaleRule::Ceil6), 1.331e-2, 1.00e-2},
-      {"MXFP4 OcpFloor SR", e2m1(mx, ScaleRule::OcpFloor, Rounding::Stochastic), 2.516e-2, 1.03e-2},
-      {"MXFP4 Ceil6 SR", e2m1(mx, ScaleRule::Ceil6, Rounding::Stochastic), 2.709e-2, 0},
-      {"NVFP4 1x16", e2m1(nv, ScaleRule::Nvfp4), 9.04e-3, 4.5e-3},
-      {"NVFP4 1x16 SR", e2m1(nv, ScaleRule::Nvfp4, Rounding::Stochastic), 1.888e-2, 3.3e-3},
-      {"NVFP4 16x16", e2m1(Granularity::block(16, 16), ScaleRule::Nvfp4), 1.239e-2, -1},
-      {"row exact", e2m1(Granularity::per_row(), ScaleRule::Absmax), 1.42e-2, -1},
-      {"row pow2", e2m1(Granularity::per_row(), ScaleRule::AbsmaxPow2), 2.32e-2, -1},
-  };
-  for (const ErrorRow& row : table) {
-    SCOPED_TRACE(row.name);
-    const QuantQuality quality = gaussian_quality(256, 4096, row.spec);
-    expect_near_share(quality.relative_mse(), row.mse, 0.02, "relative MSE");
-    const double misalignment = 1 - quality.dot / quality.signal;
-    if (row.misalignment > 0) {
-      EXPECT_NEAR(misalignment, row.misalignment, 0.05 * row.misalignment + 1e-4);
-    } else if (row.misalignment == 0) {
-      EXPECT_NEAR(misalignment, 0, 3e-4);
-    }
-  }
-}
-
-TEST(GoldenErrors, MxErrorsAveragedOverAnOctaveOfScaleAreTheTabledOnes) {
-  const auto mean = [](ScaleRule rule) {
-    double sum = 0;
-    for (int i = 0; i < 16; ++i) {
-      sum += gaussian_quality(64, 1024, e2m1(Granularity::block(1, 32), rule), std::exp2(static_cast<float>(i) / 16))
-                 .relative_mse();
-    }
-    return sum / 16;
-  };
-  expect_near_share(mean(ScaleRule::OcpFloor), 1.335e-2, 0.02, "OcpFloor");
-  expect_near_share(mean(ScaleRule::Ceil6), 1.366e-2, 0.02, "Ceil6");
-}
-
 }  // namespace
 }  // namespace nibble

@@ -42,14 +42,22 @@ TEST(QTensor, FormatsHaveTheirLimits) {
   EXPECT_EQ(element_max(ElementFormat::E2M1), 6);
   EXPECT_EQ(element_max(ElementFormat::E4M3), 448);
   EXPECT_EQ(element_max(ElementFormat::E5M2), 57344);
+  EXPECT_EQ(element_max(ElementFormat::Int4), 7);
+  EXPECT_EQ(element_max(ElementFormat::E3M0), 16);
   EXPECT_EQ(element_bits(ElementFormat::E2M1), 4);
+  EXPECT_EQ(element_bits(ElementFormat::Int4), 4);
+  EXPECT_EQ(element_bits(ElementFormat::E3M0), 4);
+  EXPECT_EQ(scale_format(ScaleRule::QuestNearest), ScaleFormat::E8M0);
+  EXPECT_EQ(scale_format(ScaleRule::QuestExact), ScaleFormat::F32);
+  EXPECT_EQ(scale_format(ScaleRule::Sawb), ScaleFormat::F32);
   EXPECT_EQ(element_bits(ElementFormat::BF16), 16);
   EXPECT_EQ(scale_format(ScaleRule::Nvfp4), ScaleFormat::UE4M3);
 }
 
 TEST(QTensor, DequantizeGivesValueAtPlusTheResidual) {
   for (const ElementFormat element :
-       {ElementFormat::E2M1, ElementFormat::E4M3, ElementFormat::E5M2, ElementFormat::BF16, ElementFormat::F32}) {
+       {ElementFormat::E2M1, ElementFormat::Int4, ElementFormat::E3M0, ElementFormat::E4M3, ElementFormat::E5M2,
+        ElementFormat::BF16, ElementFormat::F32}) {
     for (const Granularity granularity :
          {Granularity::per_row(), Granularity::per_column(), Granularity::block(4, 8)}) {
       std::vector<float> x = reference::gaussian(19 * 41, 1);
@@ -81,6 +89,26 @@ TEST(QTensor, DequantizeGivesValueAtPlusTheResidual) {
       }
     }
   }
+}
+
+TEST(QTensor, DequantizeMultipliesOuterScalesIn) {
+  const std::vector<float> x = reference::gaussian(7 * 330, 2);
+  QuantSpec spec;
+  spec.element = ElementFormat::E2M1;
+  spec.granularity = Granularity::block(1, 16);
+  spec.scale = ScaleRule::Nvfp4;
+  spec.nvfp4.outer = 128;
+  spec.trust_mask = true;
+  Arena arena;
+  const QTensor q = quantize(Tensor::of(x.data(), {7, 330}), spec, {}, arena);
+  std::vector<float> values(x.size());
+  dequantize(q, Tensor::of(values.data(), {7, 330}));
+  for (std::int64_t r = 0; r < 7; ++r) {
+    for (std::int64_t c = 0; c < 330; ++c) {
+      ASSERT_EQ(values[static_cast<std::size_t>(r * 330 + c)], q.value_at(r, c)) << r << " " << c;
+    }
+  }
+  EXPECT_EQ(stored_bytes(q), 7u * (165 + 21 + 3 * 4 + 42));
 }
 
 TEST(QTensor, AllEightBitCodesDecodeToTheirValues) {

@@ -4,143 +4,10 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include "tests/quant/reference_quantize.h"
+#include "tests/quant/quantize_cases.h"
 
 namespace nibble {
 namespace {
-
-struct Case {
-  const char* name;
-  QuantSpec spec;
-};
-
-QuantSpec make(ElementFormat element, Granularity granularity, ScaleRule scale,
-               Rounding rounding = Rounding::NearestEven) {
-  QuantSpec spec;
-  spec.element = element;
-  spec.granularity = granularity;
-  spec.scale = scale;
-  spec.rounding = rounding;
-  return spec;
-}
-
-QuantSpec with_clamp(QuantSpec spec, double alpha, bool per_row, ResidualMode residual) {
-  spec.clamp = {alpha, per_row, residual};
-  return spec;
-}
-
-std::vector<Case> cases() {
-  using enum ElementFormat;
-  using enum ScaleRule;
-  using enum Rounding;
-  const Granularity row = Granularity::per_row();
-  const Granularity column = Granularity::per_column();
-  const Granularity tensor = Granularity::per_tensor();
-  const auto block = [](int r, int c) { return Granularity::block(r, c); };
-  std::vector<Case> list = {
-      {"row absmax even", make(E2M1, row, Absmax, NearestEven)},
-      {"row absmax up", make(E2M1, row, Absmax, NearestUp)},
-      {"row absmax zero", make(E2M1, row, Absmax, NearestZero)},
-      {"row absmax away", make(E2M1, row, Absmax, NearestAway)},
-      {"row pow2 up", make(E2M1, row, AbsmaxPow2, NearestUp)},
-      {"row ocp even", make(E2M1, row, OcpFloor, NearestEven)},
-      {"row absmax stochastic", make(E2M1, row, Absmax, Stochastic)},
-      {"row absmax stochastic8", make(E2M1, row, Absmax, Stochastic8)},
-      {"column pow2 up", make(E2M1, column, AbsmaxPow2, NearestUp)},
-      {"column absmax zero", make(E2M1, column, Absmax, NearestZero)},
-      {"column absmax stochastic", make(E2M1, column, Absmax, Stochastic)},
-      {"tensor absmax away", make(E2M1, tensor, Absmax, NearestAway)},
-      {"tensor pow2 up", make(E2M1, tensor, AbsmaxPow2, NearestUp)},
-      {"mxfp4 ocp", make(E2M1, block(1, 32), OcpFloor, NearestEven)},
-      {"mxfp4 ocp stochastic8", make(E2M1, block(1, 32), OcpFloor, Stochastic8)},
-      {"mxfp4 ceil6 zero", make(E2M1, block(1, 32), Ceil6, NearestZero)},
-      {"mxfp4 ceil6 stochastic", make(E2M1, block(1, 32), Ceil6, Stochastic)},
-      {"mxfp4 along columns", make(E2M1, block(32, 1), Ceil6, NearestEven)},
-      {"nvfp4 1x16", make(E2M1, block(1, 16), Nvfp4, NearestEven)},
-      {"nvfp4 1x16 stochastic8", make(E2M1, block(1, 16), Nvfp4, Stochastic8)},
-      {"nvfp4 16x16", make(E2M1, block(16, 16), Nvfp4, NearestEven)},
-      {"nvfp4 16x1", make(E2M1, block(16, 1), Nvfp4, NearestEven)},
-      {"nvfp4 per tensor", make(E2M1, tensor, Nvfp4, NearestEven)},
-      {"odd blocks", make(E2M1, block(3, 5), Absmax, NearestUp)},
-      {"tall blocks", make(E2M1, block(100, 7), AbsmaxPow2, NearestUp)},
-      {"single elements", make(E2M1, block(1, 1), Absmax, NearestEven)},
-      {"e4m3 row", make(E4M3, row, Absmax)},
-      {"e4m3 column", make(E4M3, column, Absmax)},
-      {"e4m3 tensor pow2", make(E4M3, tensor, AbsmaxPow2)},
-      {"e4m3 block 1x128", make(E4M3, block(1, 128), Absmax)},
-      {"e4m3 block 128x128", make(E4M3, block(128, 128), Absmax)},
-      {"e5m2 row", make(E5M2, row, Absmax)},
-      {"e5m2 tensor pow2", make(E5M2, tensor, AbsmaxPow2)},
-      {"bf16", make(BF16, row, None)},
-      {"f32", make(F32, row, None)},
-      {"row clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, true, ResidualMode::Sparse)},
-      {"row clamp ceil6", with_clamp(make(E2M1, row, Ceil6), 0.9, true, ResidualMode::Sparse)},
-      {"row clamp dropped", with_clamp(make(E2M1, row, AbsmaxPow2, NearestUp), 0.9, true, ResidualMode::None)},
-      {"row clamp, blocks", with_clamp(make(E2M1, block(1, 32), Ceil6), 0.97, true, ResidualMode::Sparse)},
-      {"row clamp, columns", with_clamp(make(E4M3, column, Absmax), 0.9, true, ResidualMode::Sparse)},
-      {"row clamp, nvfp4", with_clamp(make(E2M1, block(16, 16), Nvfp4), 0.9, true, ResidualMode::Sparse)},
-      {"row clamp, bf16", with_clamp(make(BF16, row, None), 0.9, true, ResidualMode::Sparse)},
-      {"tensor clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, false, ResidualMode::Sparse)},
-      {"tensor clamp dropped", with_clamp(make(E2M1, tensor, AbsmaxPow2), 0.97, false, ResidualMode::None)},
-  };
-  for (std::size_t i = 0, n = list.size(); i < n; i += 3) {
-    list.push_back(list[i]);
-    list.back().spec.bf16_input = true;
-  }
-  return list;
-}
-
-/// Heavy-tailed values with zeros of both signs, exact ties and repeated values among them.
-std::vector<float> awkward_values(std::int64_t n, std::uint64_t seed) {
-  std::vector<float> x = reference::gaussian(static_cast<std::size_t>(n), seed);
-  std::mt19937_64 engine(seed + 1);
-  for (float& v : x) {
-    switch (engine() % 16) {
-      case 0: v = 0.0f; break;
-      case 1: v = -0.0f; break;
-      case 2: v *= 50.0f; break;
-      case 3: v *= 1e-6f; break;
-      case 4: v = 0.25f * static_cast<float>(static_cast<int>(engine() % 49) - 24); break;
-      default: break;
-    }
-  }
-  return x;
-}
-
-void expect_same(const QTensor& q, const reference::Result& want) {
-  ASSERT_EQ(q.rows, want.rows);
-  ASSERT_EQ(q.cols, want.cols);
-  ASSERT_EQ(q.tensor_scale, want.tensor_scale);
-  for (std::int64_t r = 0; r < q.rows; ++r) {
-    for (std::int64_t c = 0; c < q.cols; ++c) {
-      const auto i = static_cast<std::size_t>(r * q.cols + c);
-      if (has_scale(q.element)) {
-        ASSERT_EQ(reference::code_at(q, r, c), want.codes[i]) << "row " << r << " column " << c << " y " << want.y[i];
-        ASSERT_EQ(q.scale_at(r, c), want.block_scale[i] * want.tensor_scale) << "row " << r << " column " << c;
-      }
-      ASSERT_EQ(reference::as_bits(q.value_at(r, c)), reference::as_bits(want.values[i]))
-          << "row " << r << " column " << c;
-    }
-  }
-}
-
-void expect_residual(const CsrMatrix& residual, const reference::Result& want) {
-  ASSERT_TRUE(residual.defined());
-  std::int64_t entry = 0;
-  for (std::int64_t r = 0; r < want.rows; ++r) {
-    ASSERT_EQ(residual.row_begin.data<std::int32_t>()[r], entry);
-    for (std::int64_t c = 0; c < want.cols; ++c) {
-      const auto i = static_cast<std::size_t>(r * want.cols + c);
-      const float difference = want.y[i] - want.clamped[i];
-      if (difference == 0) continue;
-      ASSERT_LT(entry, residual.nnz());
-      ASSERT_EQ(residual.col.data<std::int32_t>()[entry], c);
-      ASSERT_EQ(residual.value.data<float>()[entry], difference);
-      ++entry;
-    }
-  }
-  ASSERT_EQ(residual.nnz(), entry);
-}
 
 struct Folds {
   OwnedTensor rows;
@@ -167,9 +34,8 @@ TEST_P(QuantizeShapes, EverySpecGivesTheCodesOfTheReference) {
                                       << " [" << rows << ", " << cols << "], seed " << ++seed);
       std::vector<float> values = awkward_values(rows * cols, seed);
       const OwnedTensor x = reference::make_tensor(dtype, rows, cols, values);
-      QuantizeContext context;
-      context.random = {seed, 3, 5};
-      context.element_offset = seed % 1000;
+      const CaseContext given = case_context(c, x, seed);
+      const QuantizeContext& context = given.context;
       Arena arena;
       const QTensor q = quantize(x, c.spec, context, arena);
       const reference::Result want = reference::quantize(values, rows, cols, c.spec, context);
@@ -184,6 +50,7 @@ TEST_P(QuantizeShapes, FoldsAreMultipliedInBeforeAnythingElse) {
   const auto [rows, cols] = GetParam();
   std::uint64_t seed = 77000 + static_cast<std::uint64_t>(rows * cols);
   for (const Case& c : cases()) {
+    if (c.spec.rounding == Rounding::Reference) continue;
     ++seed;
     const DType dtype = seed % 2 == 0 ? DType::F32 : DType::BF16;
     SCOPED_TRACE(testing::Message() << c.name << ", " << dtype_name(dtype) << " [" << rows << ", " << cols << "], seed "
@@ -209,14 +76,17 @@ INSTANTIATE_TEST_SUITE_P(Awkward, QuantizeShapes,
 
 TEST(Quantize, LargeMatricesGiveTheCodesOfTheReference) {
   // More than one chunk of rows, and bands of blocks that cross chunks.
+  constexpr std::int64_t kRows = 173;
+  constexpr std::int64_t kCols = 640;
   for (const Case& c : cases()) {
     if (c.spec.bf16_input) continue;
     SCOPED_TRACE(c.name);
-    std::vector<float> values = awkward_values(301 * 640, 5);
-    const OwnedTensor x = reference::make_tensor(DType::BF16, 301, 640, values);
+    std::vector<float> values = awkward_values(kRows * kCols, 5);
+    const OwnedTensor x = reference::make_tensor(DType::BF16, kRows, kCols, values);
+    const CaseContext given = case_context(c, x, 21);
     Arena arena;
-    const QTensor q = quantize(x, c.spec, {}, arena);
-    const reference::Result want = reference::quantize(values, 301, 640, c.spec, {});
+    const QTensor q = quantize(x, c.spec, given.context, arena);
+    const reference::Result want = reference::quantize(values, kRows, kCols, c.spec, given.context);
     expect_same(q, want);
     if (c.spec.clamp.residual == ResidualMode::Sparse) expect_residual(q.residual, want);
     if (HasFatalFailure()) return;
@@ -275,8 +145,8 @@ TEST(Quantize, ZeroSubnormalHugeAndInfiniteInputsNeverMakeNaN) {
         // The largest float rounds to infinity in BF16, and to 2^128 under power-of-two scales.
         const bool finite = finite_input && row[0] != max;
         Arena arena;
-        QuantizeContext context;
-        context.random.seed = 9;
+        const CaseContext given = case_context(c, x, 9);
+        const QuantizeContext& context = given.context;
         const QTensor q = quantize(x, c.spec, context, arena);
         for (std::int64_t i = 0; i < 5; ++i) {
           ASSERT_FALSE(std::isnan(q.value_at(0, i))) << i;
@@ -346,13 +216,12 @@ TEST(Quantize, BitsDoNotDependOnTheNumberOfThreads) {
   const int before = omp_get_max_threads();
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
+    const CaseContext given = case_context(c, x, 4);
     std::vector<std::vector<std::uint8_t>> seen;
     for (const int threads : {1, 2, 3}) {
       omp_set_num_threads(threads);
       Arena arena;
-      QuantizeContext context;
-      context.random.seed = 4;
-      const QTensor q = quantize(x, c.spec, context, arena);
+      const QTensor q = quantize(x, c.spec, given.context, arena);
       std::vector<std::uint8_t> bytes;
       const auto append = [&](const Tensor& t) {
         if (!t.defined()) return;
@@ -361,6 +230,8 @@ TEST(Quantize, BitsDoNotDependOnTheNumberOfThreads) {
       };
       append(q.codes);
       append(q.scales);
+      append(q.outer_scales);
+      append(q.mask);
       if (q.residual.defined()) {
         append(q.residual.row_begin);
         const auto* p = q.residual.col.data<std::int32_t>();
@@ -383,8 +254,9 @@ TEST(Quantize, EmptyTensorsGiveEmptyResults) {
     for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{0, 8}, {0, 0}}) {
       SCOPED_TRACE(c.name);
       const OwnedTensor x(DType::F32, {rows, cols});
+      const CaseContext given = case_context(c, x, 1);
       Arena arena;
-      const QTensor q = quantize(x, c.spec, {}, arena);
+      const QTensor q = quantize(x, c.spec, given.context, arena);
       EXPECT_EQ(q.rows, 0);
       EXPECT_EQ(q.cols, cols);
       EXPECT_EQ(q.codes.numel(), 0);
@@ -417,6 +289,45 @@ TEST(Quantize, RefusesSpecsThatSayNothingSensible) {
   refuses(carried);
   refuses(
       with_clamp(make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), 0.2, true, ResidualMode::None));
+  using enum ElementFormat;
+  const Granularity row = Granularity::per_row();
+  const Granularity nv = Granularity::block(1, 16);
+  refuses(make(Int4, row, ScaleRule::QuestFloor));
+  refuses(make(Int4, nv, ScaleRule::Nvfp4));
+  refuses(make(E2M1, row, ScaleRule::Sawb));
+  refuses(make(E3M0, row, ScaleRule::RangeMatch34));
+  refuses(make(Int4, row, ScaleRule::Absmax, Rounding::Stochastic8));
+  refuses(make(E3M0, row, ScaleRule::Absmax, Rounding::Reference));
+  refuses(make(E2M1, row, ScaleRule::Absmax, Rounding::Reference));  // no reference in the context
+  refuses(make(E2M1, row, ScaleRule::Absmax, Rounding::Eden));
+  refuses(make(E2M1, Granularity::block(1, 32), ScaleRule::Nvfp4, Rounding::Eden));
+  refuses(eden_group(make(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), 24));
+  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), {6, 256, 1, 0, Selection::Mse}));
+  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 449, 0, 0, {}}));
+  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {0, 448, 0, 0, {}}));
+  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0.3, 0, {}}));
+  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0, 40, {}}));
+  refuses(nvfp4(make(E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4), {6, 448, 0, 128, {}}));
+  refuses(nvfp4(make(E2M1, Granularity::per_tensor(), ScaleRule::Nvfp4), {6, 448, 0, 0, Selection::Mse}));
+  refuses(log_steps(make(E3M0, row, ScaleRule::Absmax), 7));
+  refuses(trusted(make(E4M3, row, ScaleRule::Absmax)));
+  refuses(with_clamp(make(F32, row, ScaleRule::None), 0.9, true, ResidualMode::Dense));
+  QuantSpec dense_carried = with_clamp(make(E2M1, row, ScaleRule::Absmax), 0.9, true, ResidualMode::Dense);
+  dense_carried.carrier = E4M3;
+  refuses(dense_carried);
+  for (const Hadamard& transform :
+       {Hadamard{3, Hadamard::Signs::Plus, false}, Hadamard{512, Hadamard::Signs::Plus, false},
+        Hadamard{4, Hadamard::Signs::Vector, false}}) {
+    QuantSpec rotated = make(E2M1, row, ScaleRule::Absmax);
+    rotated.hadamard = transform;
+    refuses(rotated);
+  }
+  const OwnedTensor fold(DType::F32, {2});
+  QuantizeContext folded;
+  folded.row_fold = fold;
+  QuantSpec turned = make(E2M1, row, ScaleRule::Absmax);
+  turned.transposed = true;
+  EXPECT_THROW(quantize(x, turned, folded, arena), InternalError);
   QuantizeContext wrong_fold;
   wrong_fold.row_fold = x;
   EXPECT_THROW(quantize(x, make(ElementFormat::BF16, Granularity::per_row(), ScaleRule::None), wrong_fold, arena),

@@ -1,126 +1,13 @@
-// The quantiser written a second time, one element after the other, straight from its definition: grids are lists
-// of numbers and the nearest one is looked for. Slow, and shares nothing with the library but the random stream.
+// The quantiser written a second time, block after block, straight from its definition. Slow, and shares nothing with
+// the library but the random stream.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
 #include <random>
-#include <vector>
 
 #include "nibble/quant/quantize.h"
+#include "tests/quant/reference_formats.h"
 
 namespace nibble::reference {
-
-inline float as_float(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof(x));
-  return x;
-}
-inline std::uint32_t as_bits(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  return bits;
-}
-
-/// BF16 nearest to x, ties to even, by choosing between the two neighbours.
-inline float to_bf16(float x) {
-  if (!std::isfinite(x)) return x;
-  const float down = as_float(as_bits(x) & 0xFFFF'0000u);
-  const float up = as_float((as_bits(x) & 0xFFFF'0000u) + 0x1'0000u);
-  const double below = std::abs(static_cast<double>(x) - down);
-  const double above =
-      std::isinf(up) ? std::ldexp(1.0, 128) - std::abs(static_cast<double>(x)) : std::abs(static_cast<double>(up) - x);
-  if (below != above) return below < above ? down : up;
-  return (as_bits(down) >> 16) % 2 == 0 ? down : up;
-}
-
-inline const std::vector<double>& e2m1_grid() {
-  static const std::vector<double> grid = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
-  return grid;
-}
-inline double e4m3_magnitude(int code) {
-  return code < 8 ? code * std::ldexp(1.0, -9) : std::ldexp(1.0 + (code % 8) / 8.0, code / 8 - 7);
-}
-inline double e5m2_magnitude(int code) {
-  return code < 4 ? code * std::ldexp(1.0, -16) : std::ldexp(1.0 + (code % 4) / 4.0, code / 4 - 15);
-}
-inline const std::vector<double>& e4m3_grid() {
-  static const std::vector<double> grid = [] {
-    std::vector<double> g;
-    for (int code = 0; code <= 0x7E; ++code) g.push_back(e4m3_magnitude(code));
-    return g;
-  }();
-  return grid;
-}
-inline const std::vector<double>& e5m2_grid() {
-  static const std::vector<double> grid = [] {
-    std::vector<double> g;
-    for (int code = 0; code <= 0x7B; ++code) g.push_back(e5m2_magnitude(code));
-    return g;
-  }();
-  return grid;
-}
-
-/// Index of the grid point nearest to |x|; `up` says where a tie between i and i + 1 goes.
-template <class TieUp>
-int nearest(const std::vector<double>& grid, double a, TieUp up) {
-  int best = 0;
-  for (int i = 1; i < static_cast<int>(grid.size()); ++i) {
-    const double old_distance = std::abs(a - grid[static_cast<std::size_t>(best)]);
-    const double distance = std::abs(a - grid[static_cast<std::size_t>(i)]);
-    if (distance < old_distance || (distance == old_distance && up(i - 1))) best = i;
-  }
-  return best;
-}
-
-inline std::uint8_t e2m1(float x, Rounding rounding) {
-  if (std::isnan(x)) return 7;
-  const bool negative = std::signbit(x);
-  const auto up = [&](int below) {
-    switch (rounding) {
-      case Rounding::NearestUp: return !negative;
-      case Rounding::NearestZero: return false;
-      case Rounding::NearestAway: return true;
-      default: return below % 2 == 1;
-    }
-  };
-  const double a = std::min(std::abs(static_cast<double>(x)), 6.0);
-  const int code = nearest(e2m1_grid(), a, up);
-  if (rounding == Rounding::NearestUp && code == 0) return 0;
-  return static_cast<std::uint8_t>(code | (negative ? 8 : 0));
-}
-
-/// hi with probability (|x| - lo) / (hi - lo).
-inline std::uint8_t e2m1_stochastic(float x, std::uint32_t word) {
-  const double a = std::min(std::abs(static_cast<double>(x)), 6.0);
-  int lo = 0;
-  while (lo < 6 && e2m1_grid()[static_cast<std::size_t>(lo) + 1] <= a) ++lo;
-  const double low = e2m1_grid()[static_cast<std::size_t>(lo)];
-  const double high = e2m1_grid()[static_cast<std::size_t>(lo) + 1];
-  const double u = static_cast<double>(word >> 8) / 16777216.0;
-  return static_cast<std::uint8_t>((u < (a - low) / (high - low) ? lo + 1 : lo) | (std::signbit(x) ? 8 : 0));
-}
-
-/// t = |x| + r/256 step(|x|), then floor to the grid.
-inline std::uint8_t e2m1_stochastic8(float x, std::uint32_t byte) {
-  const auto step = [](double a) { return a < 2 ? 0.5 : a < 4 ? 1.0 : 2.0; };
-  const double a = std::min(std::abs(static_cast<double>(x)), 8.0);
-  const double t = static_cast<double>(static_cast<float>(a + byte / 256.0 * step(a)));
-  const double q = std::min(std::floor(t / step(t)) * step(t), 6.0);
-  const auto code = std::find(e2m1_grid().begin(), e2m1_grid().end(), q) - e2m1_grid().begin();
-  return static_cast<std::uint8_t>(code | (std::signbit(x) ? 8 : 0));
-}
-
-inline std::uint8_t fp8(float x, bool e4m3) {
-  const int sign = std::signbit(x) ? 0x80 : 0;
-  if (std::isnan(x)) return static_cast<std::uint8_t>(sign | 0x7F);
-  const auto even = [](int below) { return below % 2 == 1; };
-  const std::vector<double>& grid = e4m3 ? e4m3_grid() : e5m2_grid();
-  return static_cast<std::uint8_t>(sign | nearest(grid, std::min(std::abs(static_cast<double>(x)), grid.back()), even));
-}
 
 struct Result {
   std::int64_t rows = 0;
@@ -130,132 +17,343 @@ struct Result {
   std::vector<int> codes;          ///< one an element; unused for F32 and BF16
   std::vector<float> values;       ///< dequantised, without the residual
   std::vector<float> block_scale;  ///< stored decode scale of each element's block
+  std::vector<float> outer_scale;  ///< of each element's stretch, 1 where there is none
+  std::vector<bool> trusted;
   float tensor_scale = 1;
 };
 
-/// Everything but the carrier. x as floats (already BF16 values where the tensor is BF16).
-inline Result quantize(const std::vector<float>& x, std::int64_t rows, std::int64_t cols, const QuantSpec& spec,
-                       const QuantizeContext& context) {
-  const auto at = [&](std::int64_t r, std::int64_t c) { return static_cast<std::size_t>(r * cols + c); };
-  Result result;
-  result.rows = rows;
-  result.cols = cols;
-  result.y = x;
+inline std::vector<float> transpose(const std::vector<float>& x, std::int64_t rows, std::int64_t cols) {
+  std::vector<float> t(x.size());
   for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < cols; ++c) {
-      float& y = result.y[at(r, c)];
-      if (spec.bf16_input) y = to_bf16(y);
-      if (context.row_fold.defined()) y *= context.row_fold.data<float>()[r];
-      if (context.col_fold.defined()) y *= context.col_fold.data<float>()[c];
+    for (std::int64_t c = 0; c < cols; ++c)
+      t[static_cast<std::size_t>(c * rows + r)] = x[static_cast<std::size_t>(r * cols + c)];
+  }
+  return t;
+}
+
+/// Sylvester's recursion, sums first: H [a b] = [Ha + Hb, Ha - Hb].
+inline std::vector<float> sylvester(const std::vector<float>& x) {
+  if (x.size() == 1) return x;
+  const auto half = static_cast<std::ptrdiff_t>(x.size() / 2);
+  std::vector<float> a = sylvester({x.begin(), x.begin() + half});
+  const std::vector<float> b = sylvester({x.begin() + half, x.end()});
+  std::vector<float> result(x.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    result[i] = a[i] + b[i];
+    result[i + a.size()] = a[i] - b[i];
+  }
+  return result;
+}
+
+inline float sign_of(const Hadamard& hadamard, const RandomStream& stream, std::int64_t c) {
+  constexpr int kVector[16] = {1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1};
+  if (hadamard.signs == Hadamard::Signs::Plus) return 1;
+  if (hadamard.signs == Hadamard::Signs::Vector) return static_cast<float>(kVector[c]);
+  return (stream.word(static_cast<std::uint64_t>(c / 32)) >> (c % 32) & 1u) != 0 ? -1.0f : 1.0f;
+}
+
+inline void rotate(std::vector<float>& x, const Hadamard& hadamard, const RandomStream& stream) {
+  const auto g = static_cast<std::size_t>(hadamard.group);
+  const auto norm = static_cast<float>(1 / std::sqrt(static_cast<double>(g)));
+  for (std::size_t begin = 0; begin < x.size(); begin += g) {
+    std::vector<float> group(x.begin() + static_cast<std::ptrdiff_t>(begin),
+                             x.begin() + static_cast<std::ptrdiff_t>(begin + g));
+    const auto sign = [&](std::size_t i) { return sign_of(hadamard, stream, static_cast<std::int64_t>(i)); };
+    if (!hadamard.signs_last) {
+      for (std::size_t i = 0; i < g; ++i) group[i] *= sign(i);
     }
+    group = sylvester(group);
+    for (std::size_t i = 0; i < g; ++i) x[begin + i] = group[i] * norm * (hadamard.signs_last ? sign(i) : 1.0f);
+  }
+}
+
+/// The sum of f over the values: sixteen lanes in turn, folded in halves.
+template <class F>
+float lane_sum(const std::vector<float>& values, F f) {
+  float lanes[16] = {};
+  for (std::size_t i = 0; i < values.size(); ++i) lanes[i % 16] += f(values[i]);
+  for (int width = 8; width > 0; width /= 2) {
+    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  }
+  return lanes[0];
+}
+
+/// One block: the rows of its values, and what the scale rules come to.
+struct Block {
+  std::vector<std::vector<float>> rows;
+  float amax = 0;
+
+  float count() const { return static_cast<float>(rows.size() * rows[0].size()); }
+  template <class F>
+  float sum(F f) const {
+    float total = 0;
+    for (const std::vector<float>& row : rows) total += lane_sum(row, f);
+    return total;
+  }
+};
+
+struct Scale {
+  float stored = 1;
+  float encode = 0;  ///< elements are multiplied by it
+};
+
+/// The exponent e of the least power of two, the nearest in the logarithm, or the largest one not above ratio.
+enum class Toward { Down, Nearest, Up };
+inline int log2_rounded(double ratio, Toward toward) {
+  int e = std::ilogb(ratio);
+  if (toward == Toward::Up && std::ldexp(1.0, e) < ratio) ++e;
+  if (toward == Toward::Nearest && ratio * ratio >= std::ldexp(2.0, 2 * e)) ++e;
+  return e;
+}
+
+inline Scale e8m0(int e, float factor = 1) {
+  e = std::clamp(e, -127, 127);
+  return {std::ldexp(1.0f, e), std::ldexp(1.0f, -e) * factor};
+}
+
+inline Scale one_level_scale(const QuantSpec& spec, const Block& block) {
+  const double max = static_cast<double>(element_max(spec.element));
+  const float element_max_f = element_max(spec.element);
+  const auto usable = [](float s) { return std::isfinite(1.0f / s) ? Scale{s, 1.0f / s} : Scale{1, 0}; };
+  const float amax = block.amax;
+  const auto pow2 = [&](Toward toward, float factor = 1) {
+    return amax == 0 ? e8m0(-127, factor) : e8m0(log2_rounded(static_cast<double>(amax) / max, toward), factor);
+  };
+  const auto quest = [&] {
+    const float mean = block.sum([](float v) { return v; }) / block.count();
+    const float variance = block.sum([](float v) { return v * v; }) / block.count() - mean * mean;
+    const float c = static_cast<float>(2.92247856 / 6) * std::sqrt(variance > 0 ? variance : 0.0f) + 1e-8f;
+    return std::isfinite(c) ? c : std::numeric_limits<float>::max();
+  };
+  const auto quest_pow2 = [&](Toward toward) {
+    return amax == 0 ? e8m0(-127) : e8m0(log2_rounded(static_cast<double>(quest()), toward));
+  };
+  switch (spec.scale) {
+    case ScaleRule::Absmax: return usable(amax / element_max_f);
+    case ScaleRule::AbsmaxPow2: {
+      const float ratio = element_max_f / amax;
+      if (!std::isfinite(ratio)) return {1, 0};
+      const int e = std::ilogb(ratio);
+      return {std::ldexp(1.0f, -e), std::ldexp(1.0f, e)};
+    }
+    case ScaleRule::OcpFloor: return e8m0(amax == 0 ? -127 : std::ilogb(amax) - std::ilogb(max));
+    case ScaleRule::RangeMatch34: return e8m0(amax == 0 ? -127 : std::ilogb(amax) - std::ilogb(max), 0.75f);
+    case ScaleRule::Ceil6: return pow2(Toward::Up);
+    case ScaleRule::Nearest6: return pow2(Toward::Nearest);
+    case ScaleRule::QuestFloor: return quest_pow2(Toward::Down);
+    case ScaleRule::QuestNearest: return quest_pow2(Toward::Nearest);
+    case ScaleRule::QuestCeil: return quest_pow2(Toward::Up);
+    case ScaleRule::QuestExact: return amax == 0 ? Scale{1, 0} : Scale{quest(), 1.0f / quest()};
+    case ScaleRule::Sawb: {
+      const float rms = std::sqrt(block.sum([](float v) { return v * v; }) / block.count());
+      const float clip = 12.68f * rms - 12.80f * (block.sum([](float v) { return std::abs(v); }) / block.count());
+      return usable((clip > 0 && std::isfinite(clip) ? clip : amax) / 7.0f);
+    }
+    case ScaleRule::Nvfp4:
+    case ScaleRule::None: break;
+  }
+  return {};
+}
+
+/// The outer level of Nvfp4 from the amax under it.
+inline float encode_outer(const Nvfp4Scale& rule, float amax) {
+  const auto largest = static_cast<float>(rule.val_max * rule.scale_max);
+  return amax == 0 ? 1.0f : std::min(largest / amax, std::numeric_limits<float>::max());
+}
+
+inline Scale nvfp4_scale(const Nvfp4Scale& rule, float s_enc, float stretch, float amax) {
+  const float most = std::numeric_limits<float>::max();
+  const float m = std::min(s_enc * static_cast<float>(1 / rule.val_max), most);
+  float s = static_cast<float>(e4m3_magnitude(fp8(amax * m * stretch, true)));
+  if (s == 0) s = static_cast<float>(rule.zero_scale);
+  return {s, std::min(1.0f / (s * (1.0f / s_enc)), most)};
+}
+
+/// Error of a block under one candidate of four-over-six.
+inline float selection_error(const QuantSpec& spec, const Block& block, Scale scale, float s_enc) {
+  const bool nearest_rule = spec.rounding == Rounding::NearestUp || spec.rounding == Rounding::NearestZero ||
+                            spec.rounding == Rounding::NearestAway;
+  const Rounding rounding = nearest_rule ? spec.rounding : Rounding::NearestEven;
+  const float decode = scale.stored * (1.0f / s_enc);
+  const auto error = [&](float v) {
+    return v - static_cast<float>(four_bit_value(ElementFormat::E2M1, e2m1(v * scale.encode, rounding))) * decode;
+  };
+  if (spec.nvfp4.selection == Selection::Mse) return block.sum([&](float v) { return error(v) * error(v); });
+  if (spec.nvfp4.selection == Selection::Mae) return block.sum([&](float v) { return std::abs(error(v)); });
+  float largest = 0;
+  for (const std::vector<float>& row : block.rows) {
+    for (const float v : row) largest = std::max(largest, std::abs(error(v)));
+  }
+  return largest;
+}
+
+inline void clamp_values(std::vector<float>& x, std::int64_t cols, const Clamp& clamp) {
+  const auto total = static_cast<std::int64_t>(x.size());
+  const std::int64_t group = clamp.per_row ? cols : total;
+  for (std::int64_t begin = 0; begin < total; begin += group) {
+    std::vector<float> sorted(x.begin() + begin, x.begin() + begin + group);
+    std::sort(sorted.begin(), sorted.end(),
+              [](float a, float b) { return a < b || (a == b && std::signbit(a) && !std::signbit(b)); });
+    const double n = static_cast<double>(group);
+    const float lo = sorted[static_cast<std::size_t>((1 - clamp.alpha) * n)];
+    const float hi =
+        sorted[static_cast<std::size_t>(std::min<std::int64_t>(static_cast<std::int64_t>(clamp.alpha * n), group - 1))];
+    for (std::int64_t i = begin; i < begin + group; ++i) {
+      float& v = x[static_cast<std::size_t>(i)];
+      if (v < lo || (v == lo && std::signbit(v))) v = lo;
+      if (v > hi || (v == hi && !std::signbit(v))) v = hi;
+    }
+  }
+}
+
+/// Everything but the carrier and the dense residual. x [rows, cols] as floats (already BF16 values where the tensor is
+/// BF16).
+inline Result quantize(const std::vector<float>& x, std::int64_t x_rows, std::int64_t x_cols, const QuantSpec& spec,
+                       const QuantizeContext& context) {
+  Result result;
+  result.rows = spec.transposed ? x_cols : x_rows;
+  result.cols = spec.transposed ? x_rows : x_cols;
+  const std::int64_t rows = result.rows;
+  const std::int64_t cols = result.cols;
+  const auto at = [&](std::int64_t r, std::int64_t c) { return static_cast<std::size_t>(r * cols + c); };
+  const auto arranged = [&](std::vector<float> v) {
+    if (spec.transposed) v = transpose(v, x_rows, x_cols);
+    if (spec.hadamard.enabled()) rotate(v, spec.hadamard, context.signs);
+    return v;
+  };
+  result.y = x;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    float& y = result.y[i];
+    if (spec.bf16_input) y = to_bf16(y);
+    if (context.row_fold.defined()) y *= context.row_fold.data<float>()[static_cast<std::int64_t>(i) / x_cols];
+    if (context.col_fold.defined()) y *= context.col_fold.data<float>()[static_cast<std::int64_t>(i) % x_cols];
+  }
+  result.y = arranged(result.y);
+  std::vector<float> towards;
+  if (spec.rounding == Rounding::Reference) {
+    const float* p = context.reference.data<float>();
+    towards = arranged({p, p + x.size()});
   }
   result.clamped = result.y;
-  if (spec.clamp.enabled()) {
-    const std::int64_t group = spec.clamp.per_row ? cols : rows * cols;
-    for (std::int64_t begin = 0; begin < rows * cols; begin += group) {
-      std::vector<float> sorted(result.y.begin() + begin, result.y.begin() + begin + group);
-      std::sort(sorted.begin(), sorted.end(),
-                [](float a, float b) { return a < b || (a == b && std::signbit(a) && !std::signbit(b)); });
-      const double n = static_cast<double>(group);
-      const float lo = sorted[static_cast<std::size_t>((1 - spec.clamp.alpha) * n)];
-      const float hi = sorted[static_cast<std::size_t>(
-          std::min<std::int64_t>(static_cast<std::int64_t>(spec.clamp.alpha * n), group - 1))];
-      for (std::int64_t i = begin; i < begin + group; ++i) {
-        float& v = result.clamped[static_cast<std::size_t>(i)];
-        if (v < lo || (v == lo && std::signbit(v))) v = lo;
-        if (v > hi || (v == hi && !std::signbit(v))) v = hi;
-      }
-    }
-  }
+  if (spec.clamp.enabled()) clamp_values(result.clamped, cols, spec.clamp);
   result.values = result.clamped;
   result.codes.assign(x.size(), 0);
   result.block_scale.assign(x.size(), 1.0f);
+  result.outer_scale.assign(x.size(), 1.0f);
+  result.trusted.assign(x.size(), false);
   if (spec.element == ElementFormat::BF16) {
     for (float& v : result.values) v = to_bf16(v);
   }
   if (!has_scale(spec.element)) return result;
 
-  const float largest = std::numeric_limits<float>::max();
-  const float element_max = spec.element == ElementFormat::E2M1   ? 6.0f
-                            : spec.element == ElementFormat::E4M3 ? 448.0f
-                                                                  : 57344.0f;
-  const auto magnitude = [&](float v) { return std::isfinite(v) ? std::abs(v) : largest; };
-  float s_enc = 1;
-  if (spec.scale == ScaleRule::Nvfp4) {
+  const auto magnitude = [](float v) { return std::isfinite(v) ? std::abs(v) : std::numeric_limits<float>::max(); };
+  const auto amax_of = [&](std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1) {
     float amax = 0;
-    for (const float v : result.clamped) amax = std::max(amax, magnitude(v));
-    if (amax > 0) s_enc = std::min(2688.0f / amax, largest);
-    result.tensor_scale = 1.0f / s_enc;
-  }
+    for (std::int64_t r = r0; r < r1; ++r) {
+      for (std::int64_t c = c0; c < c1; ++c) amax = std::max(amax, magnitude(result.clamped[at(r, c)]));
+    }
+    return amax;
+  };
+  const bool nvfp4 = spec.scale == ScaleRule::Nvfp4;
+  const std::int64_t outer = nvfp4 ? spec.nvfp4.outer : 0;
+  float s_enc = 1;
+  if (nvfp4 && outer == 0) s_enc = encode_outer(spec.nvfp4, amax_of(0, rows, 0, cols));
+  if (nvfp4) result.tensor_scale = 1.0f / s_enc;
+  if (spec.scale == ScaleRule::RangeMatch34) result.tensor_scale = 4.0f / 3.0f;
+
+  const FourBit format = is_four_bit(spec.element) ? four_bit_format(spec.element, spec.log_steps) : FourBit{};
+  const std::uint64_t stride = context.element_stride != 0 ? context.element_stride : static_cast<std::uint64_t>(cols);
+  const auto element_number = [&](std::int64_t r, std::int64_t c) {
+    return static_cast<std::uint64_t>(r) * stride + static_cast<std::uint64_t>(c) + context.element_offset;
+  };
+  std::vector<float> encode(x.size());
   const std::int64_t block_rows = spec.granularity.rows == 0 ? rows : spec.granularity.rows;
   const std::int64_t block_cols = spec.granularity.cols == 0 ? cols : spec.granularity.cols;
   for (std::int64_t r0 = 0; r0 < rows; r0 += block_rows) {
     for (std::int64_t c0 = 0; c0 < cols; c0 += block_cols) {
       const std::int64_t r1 = std::min(rows, r0 + block_rows);
       const std::int64_t c1 = std::min(cols, c0 + block_cols);
-      float amax = 0;
+      Block block;
+      block.amax = amax_of(r0, r1, c0, c1);
       for (std::int64_t r = r0; r < r1; ++r) {
-        for (std::int64_t c = c0; c < c1; ++c) amax = std::max(amax, magnitude(result.clamped[at(r, c)]));
+        block.rows.emplace_back(result.clamped.begin() + r * cols + c0, result.clamped.begin() + r * cols + c1);
       }
-      float s = 1;
-      float encode = 0;
-      switch (spec.scale) {
-        case ScaleRule::Absmax:
-          s = amax / element_max;
-          encode = 1.0f / s;
-          if (!std::isfinite(encode)) s = 1, encode = 0;
-          break;
-        case ScaleRule::AbsmaxPow2: {
-          const float ratio = element_max / amax;
-          if (!std::isfinite(ratio)) break;
-          const int e = std::ilogb(ratio);
-          s = std::ldexp(1.0f, -e);
-          encode = std::ldexp(1.0f, e);
-          break;
+      float outer_encode = 1;
+      if (outer > 0) {
+        const std::int64_t begin = c0 / outer * outer;
+        outer_encode = encode_outer(spec.nvfp4, amax_of(r0, r1, begin, std::min(cols, begin + outer)));
+      }
+      Scale scale;
+      if (nvfp4) {
+        const float enc = outer > 0 ? outer_encode : s_enc;
+        scale = nvfp4_scale(spec.nvfp4, enc, 1.0f, block.amax);
+        if (spec.nvfp4.selection != Selection::None) {
+          const Scale four = nvfp4_scale(spec.nvfp4, enc, 1.5f, block.amax);
+          if (selection_error(spec, block, four, enc) < selection_error(spec, block, scale, enc)) scale = four;
         }
-        case ScaleRule::OcpFloor:
-        case ScaleRule::Ceil6: {
-          int e = -127;
-          if (amax > 0 && spec.scale == ScaleRule::OcpFloor) e = std::ilogb(amax) - 2;
-          if (amax > 0 && spec.scale == ScaleRule::Ceil6) {  // the least e with 6 * 2^e >= amax
-            e = std::ilogb(amax) - 4;
-            while (std::ldexp(6.0, e) < static_cast<double>(amax)) ++e;
-          }
-          e = std::clamp(e, -127, 127);
-          s = std::ldexp(1.0f, e);
-          encode = std::ldexp(1.0f, -e);
-          break;
-        }
-        case ScaleRule::Nvfp4: {
-          const float m = std::min(s_enc * (1.0f / 6.0f), largest);
-          s = static_cast<float>(e4m3_magnitude(fp8(amax * m, true)));
-          encode = std::min(1.0f / (s * result.tensor_scale), largest);
-          break;
-        }
-        case ScaleRule::None: break;
+      } else {
+        scale = one_level_scale(spec, block);
       }
       for (std::int64_t r = r0; r < r1; ++r) {
         for (std::int64_t c = c0; c < c1; ++c) {
-          const std::uint64_t element = context.element_offset + at(r, c);
-          const float scaled = result.clamped[at(r, c)] * encode;
+          const std::size_t i = at(r, c);
+          const std::uint64_t element = element_number(r, c);
+          const float scaled = result.clamped[i] * scale.encode;
           int code = 0;
-          double value = 0;
-          if (spec.element == ElementFormat::E2M1) {
-            code = spec.rounding == Rounding::Stochastic    ? e2m1_stochastic(scaled, context.random.word(element))
-                   : spec.rounding == Rounding::Stochastic8 ? e2m1_stochastic8(scaled, context.random.byte(element))
-                                                            : e2m1(scaled, spec.rounding);
-            value = e2m1_grid()[static_cast<std::size_t>(code & 7)] * (code & 8 ? -1 : 1);
+          if (is_four_bit(spec.element)) {
+            switch (spec.rounding) {
+              case Rounding::Stochastic: code = round_stochastic(scaled, format, context.random.word(element)); break;
+              case Rounding::Stochastic8: code = e2m1_stochastic8(scaled, context.random.byte(element)); break;
+              case Rounding::Reference: code = e2m1_towards(scaled, towards[i] * scale.encode); break;
+              default: code = round_nearest(scaled, format, spec.rounding); break;
+            }
           } else {
-            const bool e4m3 = spec.element == ElementFormat::E4M3;
-            code = fp8(scaled, e4m3);
-            value = (e4m3 ? e4m3_magnitude(code & 0x7F) : e5m2_magnitude(code & 0x7F)) * (code & 0x80 ? -1 : 1);
+            code = fp8(scaled, spec.element == ElementFormat::E4M3);
           }
-          result.codes[at(r, c)] = code;
-          result.block_scale[at(r, c)] = s;
-          result.values[at(r, c)] = static_cast<float>(value) * s * result.tensor_scale;
+          encode[i] = scale.encode;
+          result.codes[i] = code;
+          result.trusted[i] = std::abs(scaled) < 6.0f;
+          result.block_scale[i] = scale.stored;
+          result.outer_scale[i] = outer > 0 ? 1.0f / outer_encode : 1.0f;
         }
       }
     }
+  }
+  if (spec.rounding == Rounding::Eden) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t g0 = 0; g0 < cols; g0 += spec.eden_group) {
+        const std::int64_t g1 = std::min(cols, g0 + spec.eden_group);
+        std::vector<float> zz, zq;
+        for (std::int64_t c = g0; c < g1; ++c) {
+          const float z = result.clamped[at(r, c)] * encode[at(r, c)];
+          zz.push_back(z * z);
+          zq.push_back(z * static_cast<float>(four_bit_value(ElementFormat::E2M1, result.codes[at(r, c)])));
+        }
+        const auto same = [](float v) { return v; };
+        float correction = lane_sum(zz, same) / lane_sum(zq, same);
+        if (!std::isfinite(correction)) correction = 1;
+        for (std::int64_t b0 = g0; b0 < g1; b0 += 16) {
+          // Blocks are numbered on from the row's first element.
+          const std::uint64_t number = element_number(r, 0) / 16 + static_cast<std::uint64_t>(b0 / 16);
+          const std::uint8_t code =
+              e4m3_stochastic(result.block_scale[at(r, b0)] * correction, context.random.word(number));
+          for (std::int64_t c = b0; c < std::min(g1, b0 + 16); ++c) {
+            result.block_scale[at(r, c)] = static_cast<float>(e4m3_magnitude(code));
+          }
+        }
+      }
+    }
+  }
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const int code = result.codes[i];
+    double value = 0;
+    if (is_four_bit(spec.element)) {
+      value = four_bit_value(spec.element, code);
+    } else {
+      const int m = code & 0x7F;
+      value = (spec.element == ElementFormat::E4M3 ? e4m3_magnitude(m) : e5m2_magnitude(m)) * (code & 0x80 ? -1 : 1);
+    }
+    result.values[i] = static_cast<float>(value) * result.block_scale[i] * result.outer_scale[i] * result.tensor_scale;
   }
   return result;
 }
@@ -263,7 +361,7 @@ inline Result quantize(const std::vector<float>& x, std::int64_t rows, std::int6
 /// Code of one element as stored.
 inline int code_at(const QTensor& q, std::int64_t r, std::int64_t c) {
   const std::uint8_t* row = q.codes.data<std::uint8_t>() + r * q.code_row_bytes();
-  if (q.element != ElementFormat::E2M1) return row[c];
+  if (!is_four_bit(q.element)) return row[c];
   return c % 2 == 0 ? row[c / 2] & 15 : row[c / 2] >> 4;
 }
 

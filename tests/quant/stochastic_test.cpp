@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "nibble/quant/quantize.h"
+#include "tests/quant/each_target.h"
 #include "tests/quant/reference_quantize.h"
 
 namespace nibble {
@@ -106,12 +107,12 @@ TEST(Stochastic, VarianceIsThatOfIndependentCoins) {
   }
 }
 
-TEST(Stochastic, RowFillersGiveTheWordsAndBytesOfTheStream) {
+void expect_words_and_bytes_of_the_stream() {
   const RandomStream streams[] = {{0, 0, 0}, {0x0123'4567'89AB'CDEFull, 7, 9}};
   const std::uint64_t firsts[] = {0, 1, 3, 127, 1000, (std::uint64_t{1} << 34) - 5, (std::uint64_t{1} << 36) - 9};
   for (const RandomStream& stream : streams) {
     for (const std::uint64_t first : firsts) {
-      for (const std::int64_t n : {0, 1, 5, 130, 700}) {
+      for (const std::int64_t n : {0, 1, 3, 4, 5, 31, 64, 68, 130, 700}) {
         std::vector<std::uint32_t> words(static_cast<std::size_t>(n));
         std::vector<std::uint8_t> bytes(static_cast<std::size_t>(n));
         quant_cpu::random_words(stream, first, n, words.data());
@@ -123,6 +124,10 @@ TEST(Stochastic, RowFillersGiveTheWordsAndBytesOfTheStream) {
       }
     }
   }
+}
+
+TEST(Stochastic, RowFillersGiveTheWordsAndBytesOfTheStreamOnEveryInstructionSet) {
+  for_each_target(expect_words_and_bytes_of_the_stream);
 }
 
 TEST(Stochastic, TheElementOffsetContinuesAStream) {

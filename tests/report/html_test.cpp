@@ -135,6 +135,60 @@ TEST_F(Report, WorksForADivergedRunAndOtherLengths) {
   EXPECT_TRUE(contains(text, "Settings that differ"));
 }
 
+TEST_F(Report, MarksStagesAndListsAlarms) {
+  std::vector<std::string> alarms;
+  for (int i = 1; i <= 10; ++i) alarms.push_back(fmt::format("alarm <{}>", i));
+  const std::string text = page({add({.name = "bf16-s1", .recipe = "bf16"}),
+                                 add({.name = "fp4-s1", .recipe = "fp4", .second_stage_from = 60, .alarms = alarms})});
+  int marks = 0;
+  std::string listed;
+  for (const Element& element : check(text)) {
+    if (element.name == "text" && element.text == "stage 2") ++marks;
+    if (element.name == "td" && element.text.starts_with("alarm")) listed += element.text + ";";
+  }
+  EXPECT_GE(marks, 4) << "in the charts over steps, at both widths";
+  EXPECT_TRUE(contains(listed, "alarm &lt;1&gt;;") && contains(listed, "alarm &lt;10&gt;;")) << listed;
+  EXPECT_TRUE(contains(text, "<span>10 alarms</span>"));
+  EXPECT_FALSE(contains(page({add({.name = "quiet", .recipe = "bf16"})}), "id=\"alarms\""));
+}
+
+TEST_F(Report, DrawsGradientOverNoiseWithItsBound) {
+  int levels = 0;
+  int curves = 0;
+  for (const Element& element : check(page({add({.name = "fp4-s1", .recipe = "fp4"})}))) {
+    if (element.name == "text" && contains(element.text, "√3")) ++levels;
+    const auto name = element.attributes.find("aria-label");
+    if (name != element.attributes.end() && contains(name->second, "Gradient over quantization noise")) ++curves;
+  }
+  EXPECT_EQ(curves, 2) << "for wide and for narrow screens";
+  EXPECT_EQ(levels, 2);
+}
+
+TEST_F(Report, GivesTheMapsScriptEveryFigureOfEveryCell) {
+  std::string data;
+  int choices = 0;
+  for (const Element& element : check(page({add({.name = "fp4-s1", .recipe = "fp4"})}))) {
+    if (element.name == "script" && element.attributes.contains("type")) data = element.text;
+    if (element.attributes.contains("data-choice")) ++choices;
+  }
+  const nlohmann::json json = nlohmann::json::parse(data);
+  EXPECT_EQ(json["rows"], (nlohmann::json{"layers.0.attention.qkv", "layers.0.mlp.down"}));
+  EXPECT_EQ(json["steps"], (nlohmann::json{50, 100}));
+  const std::string digits = json["digits"];
+  EXPECT_EQ(json["figures"].size(), 5u);
+  EXPECT_EQ(choices, 5);
+  for (const auto& [key, figure] : json["figures"].items()) {
+    const std::string values = figure["values"];
+    EXPECT_EQ(figure["panels"].size(), key == "cosine" ? 3u : 6u);
+    EXPECT_EQ(values.size(), 2 * figure["panels"].size() * 2 * 2) << key;
+    for (char c : values) EXPECT_NE(digits.find(c), std::string::npos) << c;
+  }
+  const std::string snr = json["figures"]["snr"]["values"];
+  EXPECT_EQ(snr.substr(0, 2), "02") << "18.5 dB is the only finite value, so the lowest";
+  EXPECT_EQ(snr.substr(8, 2), "01") << "fprop.w is exact";
+  EXPECT_EQ(snr.substr(16, 2), "00") << "dgrad.dy was not logged";
+}
+
 TEST_F(Report, EscapesWhatUsersWrite) {
   const std::filesystem::path run = add({.name = "a", .recipe = "x"});
   nlohmann::json info = nlohmann::json::parse(read_text(run / "run.json"));
@@ -179,6 +233,25 @@ TEST_F(Report, TellsHowToReproduceAComparison) {
 TEST_F(Report, StaysSmallForLongRuns) {
   SyntheticRun run{.name = "bf16-s1", .recipe = "bf16", .steps = 20000, .validate_every = 100};
   EXPECT_LT(page({add(run)}).size(), 500000u);
+}
+
+TEST_F(Report, StaysSmallForManyLayers) {
+  const std::filesystem::path run = add({.name = "fp4-s1", .recipe = "fp4", .steps = 1});
+  std::string lines;
+  for (int step = 1; step <= 200; ++step) {
+    nlohmann::json line = {{"step", step}, {"loss", 3.0}};
+    for (int layer = 0; layer < 320; ++layer) {
+      nlohmann::json operands = nlohmann::json::object();
+      for (const char* operand : kOperandNames) operands[operand] = operand_json((layer * 7919 + step * 31) % 97 / 3.0);
+      line["layers"][fmt::format("layers.{}", layer)] = operands;
+    }
+    line["quality"] = line["layers"]["layers.0"];
+    lines += line.dump() + "\n";
+  }
+  write_text(run / "metrics.jsonl", lines);
+  const std::string text = page({run});
+  check(text);
+  EXPECT_LT(text.size(), 1500000u);
 }
 
 TEST_F(Report, LeavesAnExistingPageAloneWhenTheRunsCannotBeRead) {

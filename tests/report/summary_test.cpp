@@ -89,17 +89,6 @@ TEST(CompareRuns, CallsRunsByNameWhereARecipeOccursTwiceWithOneSeed) {
   EXPECT_EQ(c.recipes[1].label, "large-batch");
 }
 
-TEST_F(Summary, OfARunComesFromItsLog) {
-  SyntheticRun synthetic{.name = "a", .recipe = "a"};
-  synthetic.loss = [](int step) { return step; };
-  const RunResult summary = summarize_run(load_run(add(synthetic)));
-  EXPECT_DOUBLE_EQ(summary.train_loss, 98) << "mean of the last five of a hundred steps";
-  EXPECT_DOUBLE_EQ(summary.val_loss, 3.15);
-  EXPECT_DOUBLE_EQ(summary.tokens_per_second, 500);
-  EXPECT_DOUBLE_EQ(summary.clamped_share, 0.02);
-  EXPECT_NEAR(summary.quality[0].snr_db, 18.5, 1e-9);
-}
-
 TEST_F(Summary, ComparesRunsOfDifferentLengthAtACommonStep) {
   SyntheticRun base{.name = "bf16-s1", .recipe = "bf16", .steps = 60};
   base.validation = [](int step) { return step == 60 ? 4.0 : 8.0; };

@@ -72,6 +72,58 @@ TEST(LineChart, PlacesPointsByTheirLogarithm) {
   EXPECT_NEAR(points[1].second, (points[0].second + points[2].second) / 2, 0.1);
 }
 
+TEST(LineChart, DrawsMarksAndLevelsWhereTheyAreOnTheAxes) {
+  LineChart chart = chart_of({0, 1, 4});
+  chart.marks = {{.x = 1, .label = "begins", .group = "r1", .color = 2}, {.x = 9, .label = "beyond the axis"}};
+  chart.levels = {{.value = 2, .label = "half"}, {.value = 99, .label = "above all"}};
+  const std::string drawing = draw(chart);
+  const auto points = points_of(with_class(drawing, "line").at(0).attributes.at("d"));
+  const auto marks = with_class(drawing, "event-line");
+  ASSERT_EQ(marks.size(), 1u);
+  EXPECT_NEAR(number(marks[0], "x1"), points[1].first, 0.1);
+  EXPECT_EQ(with_class(drawing, "event").at(0).attributes.at("data-group"), "r1");
+  const auto levels = with_class(drawing, "level");
+  ASSERT_EQ(levels.size(), 2u) << "the axis reaches to every level";
+  EXPECT_LT(number(levels[0], "y1"), points[1].second);
+  EXPECT_GT(number(levels[0], "y1"), points[2].second);
+  EXPECT_EQ(drawing.find("beyond"), std::string::npos);
+}
+
+TEST(TimeMap, JoinsNeighboursOfOneStrength) {
+  TimeMap map{.title = "t", .rows = {"a", "b"}, .steps = {1, 2, 3, 4}, .pale = 40, .strong = 10};
+  map.panels = {{"FA", {{40, 10, 10, 25}, {INFINITY, NAN, 10, 10}}}};
+  const std::string drawing = draw(map);
+  const auto paths = with_class(drawing, "cell");
+  ASSERT_EQ(paths.size(), static_cast<std::size_t>(kTimeMapLevels));
+  const std::string& strongest = paths.back().attributes.at("d");
+  EXPECT_EQ(std::count(strongest.begin(), strongest.end(), 'M'), 2) << strongest;
+  const std::string& middle = paths.at(kTimeMapLevels / 2 - 1).attributes.at("d");
+  EXPECT_EQ(std::count(middle.begin(), middle.end(), 'M'), 1) << middle;
+  for (const auto& path : paths) {
+    const std::string level = path.attributes.at("data-level");
+    if (level != "6" && level != "12") EXPECT_EQ(path.attributes.at("d"), "") << level;
+  }
+}
+
+TEST(TimeMap, PutsPanelsBesideAndBelowEachOther) {
+  TimeMap map{.title = "t", .width = 400, .rows = {"a"}, .steps = {1}, .panels_per_line = 2};
+  for (const char* label : {"FA", "FW", "DG"}) map.panels.push_back({label, {{1.0}}});
+  const auto frames = with_class(draw(map), "panel-frame");
+  ASSERT_EQ(frames.size(), 3u);
+  EXPECT_EQ(number(frames[0], "y"), number(frames[1], "y"));
+  EXPECT_GT(number(frames[1], "x"), number(frames[0], "x") + number(frames[0], "width"));
+  EXPECT_EQ(number(frames[2], "x"), number(frames[0], "x"));
+  EXPECT_GT(number(frames[2], "y"), number(frames[0], "y") + number(frames[0], "height"));
+  EXPECT_LE(number(frames[1], "x") + number(frames[1], "width"), 400);
+}
+
+TEST(TimeMap, RefusesRaggedValues) {
+  TimeMap map{.title = "t", .rows = {"a", "b"}, .steps = {1}, .panels = {{"FA", {{1.0}}}}};
+  EXPECT_THROW(draw(map), InternalError);
+  map.panels[0].values = {{1.0}, {1.0, 2.0}};
+  EXPECT_THROW(draw(map), InternalError);
+}
+
 TEST(LineChart, BreaksALineWhereThereIsNoValue) {
   const auto points = points_of(with_class(draw(chart_of({1, 2, NAN, 3, 4})), "line").at(0).attributes.at("d"));
   ASSERT_EQ(points.size(), 5u);

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "tests/temporary_directory.h"
 
@@ -25,11 +26,13 @@ inline std::string read_text(const std::filesystem::path& path) {
 }
 
 inline nlohmann::json operand_json(nlohmann::json snr_db, double clamped = 0) {
-  return {{"snr_db", std::move(snr_db)},
-          {"cosine", 0.99},
-          {"relative_mse", 0.01},
-          {"underflow", 0.05},
-          {"clamped", clamped}};
+  return {{"snr_db", std::move(snr_db)}, {"cosine", 0.99},  {"relative_mse", 0.01}, {"underflow", 0.05},
+          {"clamped", clamped},          {"clipped", 0.01}, {"bias", -0.003}};
+}
+
+inline nlohmann::json products_json(double cosine) {
+  nlohmann::json product = {{"cosine", cosine}, {"magnitude", 1.01}, {"noise", 0.2}};
+  return {{"fprop", product}, {"dgrad", product}, {"wgrad", product}};
 }
 
 struct SyntheticRun {
@@ -41,6 +44,8 @@ struct SyntheticRun {
   std::function<double(int)> validation = [](int step) { return 3.1 + 5.0 / step; };
   int validate_every = 20;  ///< 0: never
   bool quality = true;
+  int second_stage_from = 0;          ///< first step of the recipe's second stage; 0: it has one stage
+  std::vector<std::string> alarms{};  ///< in the last step
   int dim = 64;
 };
 
@@ -68,8 +73,16 @@ inline void write_run(const std::filesystem::path& directory, const SyntheticRun
     if (run.quality && step % 50 == 0) {
       const nlohmann::json operands = {{"fprop.x", operand_json(18.5, 0.02)}, {"fprop.w", operand_json(nullptr)}};
       line["quality"] = operands;
-      line["layers"] = {{"layers.0.attention.qkv", operands}, {"layers.0.mlp.down", operands}};
+      line["products"] = products_json(0.97);
+      line["oscillation"] = 1.25;
+      line["gradient_to_noise"] = 5.0 - 4.0 * step / run.steps;
+      nlohmann::json layer = operands;
+      layer["products"] = products_json(0.96);
+      layer["oscillation"] = 1.5;
+      line["layers"] = {{"layers.0.attention.qkv", layer}, {"layers.0.mlp.down", layer}};
     }
+    if (run.second_stage_from > 0) line["stage"] = step < run.second_stage_from ? 1 : 2;
+    if (step == run.steps && !run.alarms.empty()) line["alarms"] = run.alarms;
     lines += line.dump() + "\n";
   }
   write_text(directory / "metrics.jsonl", lines);

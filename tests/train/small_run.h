@@ -1,12 +1,18 @@
 // A data set, a configuration and a run small enough for a test.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <atomic>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 #include <string>
 
 #include "nibble/data/dataset.h"
 #include "nibble/io/file.h"
+#include "nibble/train/checkpoint.h"
 #include "nibble/train/trainer.h"
 #include "tests/temporary_directory.h"
 
@@ -77,6 +83,46 @@ inline TrainConfig small_config(const std::filesystem::path& data, int steps) {
 inline Recipe recipe_for_test(const std::string& name) {
   const std::string root = NIBBLE_SOURCE_DIR;
   return load_recipe(name.find('/') == std::string::npos ? root + "/recipes/" + name + ".toml" : root + "/" + name);
+}
+
+inline const std::atomic<bool> kNeverStop{false};
+
+/// Trains (or goes on) up to the step, where a stop is asked for.
+inline bool train_until(std::int64_t step, const TrainConfig& config, const Recipe& recipe,
+                        const std::filesystem::path& run) {
+  std::atomic<bool> stop{false};
+  TrainCallbacks callbacks;
+  callbacks.on_step = [&](const StepReport& r) {
+    if (r.step >= step) stop = true;
+  };
+  return train(config, recipe, run, Resume::IfPresent, stop, callbacks);
+}
+
+/// metrics.jsonl without the one figure that depends on the clock.
+inline std::string metrics_without_rates(const std::filesystem::path& run) {
+  std::istringstream in(read_file(run / "metrics.jsonl"));
+  std::string text;
+  for (std::string line; std::getline(in, line);) {
+    nlohmann::json json = nlohmann::json::parse(line);
+    json.erase("tokens_per_second");
+    text += json.dump() + "\n";
+  }
+  return text;
+}
+
+/// The same metrics, and the same newest checkpoint to the bit.
+inline void expect_same_run(const std::filesystem::path& a, const std::filesystem::path& b) {
+  EXPECT_EQ(metrics_without_rates(a), metrics_without_rates(b));
+  const std::filesystem::path checkpoint_a = newest_checkpoint(a).value();
+  const std::filesystem::path checkpoint_b = newest_checkpoint(b).value();
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoint_a)) {
+    const std::filesystem::path other = checkpoint_b / entry.path().filename();
+    ASSERT_TRUE(std::filesystem::exists(other)) << other;
+    EXPECT_TRUE(read_file(entry.path()) == read_file(other)) << other << " differs";
+    ++files;
+  }
+  EXPECT_GE(files, 3);
 }
 
 }  // namespace nibble

@@ -6,6 +6,7 @@
 
 #include "nibble/io/suggest.h"
 #include "nibble/tensor/error.h"
+#include "nibble/train/trainer.h"
 
 namespace nibble {
 
@@ -56,6 +57,16 @@ void Arguments::flag(const std::string& name, bool& target, const std::string& h
 
 namespace {
 
+/// Commands of two words are groups.
+const std::map<std::string, std::string>& group_summaries() {
+  static const std::map<std::string, std::string> summaries = {
+      {"data", "prepare training data"},
+      {"tokenizer", "train and use a tokenizer"},
+      {"recipes", "list, show, compare and check recipes"},
+      {"scaling", "fit a scaling law to runs, and predict from it"}};
+  return summaries;
+}
+
 constexpr const char* kTitle = "nibble: pre-train large language models with 4-bit floating-point matrix products";
 
 std::vector<std::unique_ptr<Command>> all_commands() {
@@ -68,6 +79,10 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_tokenizer_train_command());
   commands.push_back(make_tokenizer_encode_command());
   commands.push_back(make_tokenizer_decode_command());
+  commands.push_back(make_recipes_list_command());
+  commands.push_back(make_recipes_show_command());
+  commands.push_back(make_recipes_diff_command());
+  commands.push_back(make_recipes_check_command());
   commands.push_back(make_doctor_command());
   return commands;
 }
@@ -107,7 +122,7 @@ int parse_and_run(int argc, char** argv) {
       leaf = leaf.substr(space + 1);
       CLI::App*& entry = groups[group];
       if (entry == nullptr) {
-        entry = app.add_subcommand(group, group == "data" ? "prepare training data" : "train and use a tokenizer");
+        entry = app.add_subcommand(group, group_summaries().at(group));
         entry->require_subcommand(1);
         known[""].push_back(group);
       }
@@ -149,6 +164,9 @@ int run_cli(int argc, char** argv) {
   } catch (const UserError& e) {
     std::fprintf(stderr, "nibble: %s\n", e.what());
     return 2;
+  } catch (const AlarmStop& e) {
+    std::fprintf(stderr, "nibble: %s\n", e.what());
+    return 1;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "nibble: internal error: %s\n", e.what());
     return 1;

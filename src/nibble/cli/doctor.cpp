@@ -10,19 +10,21 @@ namespace nibble {
 
 namespace {
 
+/// Everything is as wide as the largest Hadamard group of the shipped recipes.
+constexpr std::int64_t kProbeWidth = 128;
+
 /// One pass of a tiny model shows the path that each product of a recipe takes on this machine.
 std::vector<std::string> probe_paths(const Recipe& recipe) {
   LlamaConfig config;
   config.layers = 1;
-  config.width = config.ffn = config.vocab = 64;
+  config.width = config.ffn = config.vocab = config.seq = kProbeWidth;
   config.heads = config.kv_heads = 2;
-  config.seq = 32;
   Llama model(config, recipe, 1);
-  std::vector<std::int32_t> tokens(32);
-  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 7 % 64);
-  const Tensor batch = Tensor::of(tokens.data(), {1, 32});
+  std::vector<std::int32_t> tokens(kProbeWidth);
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 7 % kProbeWidth);
+  const Tensor batch = Tensor::of(tokens.data(), {1, kProbeWidth});
   model.prepare(1, false);
-  model.forward_backward({batch, batch}, 1.0 / 32, 1, 0, true, false);
+  model.forward_backward({batch, batch}, 1.0 / kProbeWidth, 1, 0, true, false);
   return {recipe.name, path_summary(model, 0), path_summary(model, 1), path_summary(model, 2)};
 }
 
@@ -31,7 +33,9 @@ class DoctorCommand final : public Command {
   std::string name() const override { return "doctor"; }
   std::string summary() const override { return "say what this machine offers and how each recipe would run on it"; }
   std::string examples() const override { return "  nibble doctor\n  nibble doctor --recipes wang2025,./mine.toml"; }
-  void declare(Arguments& a) override { a.list("--recipes", recipes_, "recipes by name or file"); }
+  void declare(Arguments& a) override {
+    a.list("--recipes", recipes_, "recipes by name or file; all that are known unless given");
+  }
   int run() override {
     const MachinePeak& peak = machine_peak();
     fmt::print("cpu      {} ({} threads, {})\n", cpu_name(), omp_get_max_threads(), cpu_isa());
@@ -41,13 +45,14 @@ class DoctorCommand final : public Command {
     fmt::print("gpu      none: this build has no CUDA backend\n\n");
     TextTable table;
     table.columns = {{"recipe", Align::Left}, {"fprop", Align::Left}, {"dgrad", Align::Left}, {"wgrad", Align::Left}};
-    for (const std::string& name : recipes_) table.rows.push_back(probe_paths(load_recipe(find_recipe(name))));
+    for (const std::string& name : recipes_.empty() ? known_recipes() : recipes_)
+      table.rows.push_back(probe_paths(load_recipe(find_recipe(name))));
     fmt::print("{}", format_table(table));
     return 0;
   }
 
  private:
-  std::vector<std::string> recipes_ = {"bf16", "fp4-direct", "wang2025", "wang2025-released"};
+  std::vector<std::string> recipes_;
 };
 
 }  // namespace

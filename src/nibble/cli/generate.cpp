@@ -66,6 +66,7 @@ class GenerateCommand final : public Command {
     const Recipe recipe = parse_recipe(state.recipe, checkpoint.string());
     Llama model(config.model, recipe, config.seed);
     load_weights(checkpoint, model);
+    load_recipe_state(checkpoint, state, model);
     model.prepare(0, false);
 
     std::vector<std::int32_t> ids = tokenizer.encode(prompt_);

@@ -1,5 +1,6 @@
 #include "nibble/cli/arguments.h"
 #include "nibble/cli/settings.h"
+#include "nibble/io/run_log.h"
 
 namespace nibble {
 
@@ -38,9 +39,9 @@ class TrainCommand final : public Command {
       fmt::print(stderr, "stopped; everything is saved, go on with --resume\n");
       return kStopped;
     }
-    const RunSummary summary = summarise_metrics(out_);
+    const RunFigures figures = final_figures(load_run(out_));
     fmt::print("{}: {} steps, training loss {:.4f}, validation loss {:.4f}, {:.0f} tokens/s\n", recipe.name,
-               summary.steps, summary.train_loss, summary.val_loss.value_or(0), summary.tokens_per_second);
+               figures.steps, figures.train_loss, figures.val_loss, figures.tokens_per_second);
     return 0;
   }
 

@@ -2,6 +2,7 @@
 
 #include <toml++/toml.h>
 
+#include <cstdio>
 #include <map>
 #include <set>
 #include <sstream>
@@ -90,8 +91,34 @@ std::string ConfigTable::full_key(std::string_view key) const {
 }
 
 namespace {
+
 const toml::node* find(const toml::table& root, const std::string& key) { return root.at_path(key).node(); }
+
+/// Moving keeps where the value was read; a copy would lose it.
+void move_absent(toml::table& from, toml::table& to) {
+  for (auto&& [key, node] : from) {
+    if (to.contains(key.str())) continue;
+    node.visit([&, name = key.str()](auto& value) { to.insert(name, std::move(value)); });
+  }
+}
+
 }  // namespace
+
+void ConfigTable::inherit(ConfigTable&& base, const std::vector<std::string>& merged) {
+  toml::table& here = state_->root;
+  toml::table& there = base.state_->root;
+  for (const std::string& key : merged) {
+    toml::table* to = here.contains(key) ? here.get(key)->as_table() : nullptr;
+    toml::table* from = there.contains(key) ? there.get(key)->as_table() : nullptr;
+    if (to != nullptr && from != nullptr) move_absent(*from, *to);
+  }
+  move_absent(there, here);
+}
+
+void ConfigTable::erase(std::string_view key) {
+  toml::table* table = prefix_.empty() ? &state_->root : state_->root.at_path(prefix_).as_table();
+  if (table != nullptr) table->erase(key);
+}
 
 bool ConfigTable::has(std::string_view key) const {
   state_->asked[prefix_].insert(std::string(key));
@@ -100,10 +127,31 @@ bool ConfigTable::has(std::string_view key) const {
 
 ConfigTable ConfigTable::table(std::string_view key) const {
   if (has(key) && !find(state_->root, full_key(key))->is_table()) fail(key, "must be a table");
+  return at(full_key(key));
+}
+
+std::vector<ConfigTable> ConfigTable::tables(std::string_view key) const {
+  if (!has(key)) return {};
+  const std::string full = full_key(key);
+  const toml::array* array = find(state_->root, full)->as_array();
+  if (array == nullptr) fail(key, fmt::format("is an array of tables: write [[{}]]", full));
+  std::vector<ConfigTable> found;
+  for (const toml::node& item : *array) {
+    if (!item.is_table()) fail(key, fmt::format("holds {}, must hold tables", type_word(item)));
+    found.push_back(at(fmt::format("{}[{}]", full, found.size())));
+  }
+  return found;
+}
+
+ConfigTable ConfigTable::at(std::string prefix) const {
   ConfigTable sub;
   sub.state_ = state_;
-  sub.prefix_ = full_key(key);
+  sub.prefix_ = std::move(prefix);
   return sub;
+}
+
+bool ConfigTable::holds_text(std::string_view key) const {
+  return has(key) && find(state_->root, full_key(key))->is_string();
 }
 
 std::vector<std::string> ConfigTable::keys() const {
@@ -118,9 +166,14 @@ void ConfigTable::fail(std::string_view key, const std::string& message) const {
   const std::string full = full_key(key);
   if (state_->overridden.count(full) != 0) user_error("--set {}: {}", full, message);
   const toml::node* node = find(state_->root, full);
-  if (node == nullptr && !prefix_.empty()) node = find(state_->root, prefix_);
+  for (std::string table = prefix_; node == nullptr && !table.empty();) {  // the nearest table around a missing key
+    node = find(state_->root, table);
+    const auto dot = table.rfind('.');
+    table.resize(dot == std::string::npos ? 0 : dot);
+  }
   if (node == nullptr || node->source().begin.line == 0) user_error("{}: key '{}': {}", state_->origin, full, message);
-  user_error("{}:{}: key '{}': {}", state_->origin, node->source().begin.line, full, message);
+  const std::string& file = node->source().path ? *node->source().path : state_->origin;
+  user_error("{}:{}: key '{}': {}", file, node->source().begin.line, full, message);
 }
 
 std::string ConfigTable::text(std::string_view key) const {
@@ -162,6 +215,20 @@ double ConfigTable::number(std::string_view key, double fallback, double low, do
   const double value =
       node->is_integer() ? static_cast<double>(node->as_integer()->get()) : node->as_floating_point()->get();
   if (!(value >= low && value <= high)) fail(key, fmt::format("is {}, must be {} to {}", value, low, high));
+  return value;
+}
+
+double ConfigTable::fraction(std::string_view key, double fallback, double low, double high) const {
+  if (!holds_text(key)) return number(key, fallback, low, high);
+  const std::string word = text(key);
+  double above = 0;
+  double below = 0;
+  char rest = 0;
+  if (std::sscanf(word.c_str(), "%lf/%lf%c", &above, &below, &rest) != 2 || below == 0) {
+    fail(key, fmt::format("'{}' is neither a number nor a fraction such as \"96/17\"", word));
+  }
+  const double value = above / below;
+  if (!(value >= low && value <= high)) fail(key, fmt::format("is {}, must be {} to {}", word, low, high));
   return value;
 }
 

@@ -24,9 +24,19 @@ class ConfigTable {
   /// Applies an override "a.b.c=value"; the value is TOML, or a bare word that is taken as a string.
   void set(std::string_view assignment);
 
+  /// Takes over from `base`, which is used up, whatever is absent here: of the tables named in `merged` key by key, of
+  /// everything else the whole value. Messages about what was taken over name the file it stands in.
+  void inherit(ConfigTable&& base, const std::vector<std::string>& merged);
+  /// Removes a key of this table, if it is there.
+  void erase(std::string_view key);
+
   bool has(std::string_view key) const;
+  /// Whether the value is there and a string.
+  bool holds_text(std::string_view key) const;
   /// The sub-table `key`, empty where it is absent.
   ConfigTable table(std::string_view key) const;
+  /// The tables of an array of tables ([[key]]); none where it is absent.
+  std::vector<ConfigTable> tables(std::string_view key) const;
   std::vector<std::string> keys() const;
 
   std::string text(std::string_view key) const;  ///< required
@@ -35,6 +45,8 @@ class ConfigTable {
   std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) const;  ///< required
   std::int64_t integer(std::string_view key, std::int64_t fallback, std::int64_t low, std::int64_t high) const;
   double number(std::string_view key, double fallback, double low, double high) const;
+  /// As `number`; the value may also be a fraction in text, "96/17".
+  double fraction(std::string_view key, double fallback, double low, double high) const;
   /// A string or an array of strings; empty where absent.
   std::vector<std::string> texts(std::string_view key) const;
   /// One of a set of names.
@@ -61,6 +73,7 @@ class ConfigTable {
  private:
   struct State;
   ConfigTable() = default;
+  ConfigTable at(std::string prefix) const;
   std::string full_key(std::string_view key) const;
   std::shared_ptr<State> state_;  // shared by all sub-tables: the parsed document and which keys were read
   std::string prefix_;

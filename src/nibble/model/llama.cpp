@@ -38,17 +38,15 @@ enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlo
 }  // namespace
 
 Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations)
-    : config_(config),
-      recipe_(recipe),
-      high_precision_(unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16)),
-      seed_(seed),
-      activations_(activations) {
+    : config_(config), recipe_(recipe), seed_(seed), activations_(activations) {
+  recipe_.high_precision =
+      unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
   create_parameters();
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
-    for (const char* kind : {"attention.qkv", "attention.output", "mlp.gate_up", "mlp.down"}) {
-      const std::string name = fmt::format("layers.{}.{}", b, kind);
-      const bool exempt = recipe_.is_exempt(name, static_cast<std::int64_t>(b), config_.layers);
-      linears_.emplace_back(name, static_cast<std::uint32_t>(linears_.size()), exempt ? high_precision_ : recipe_);
+    for (const std::size_t weight : {blocks_[b].qkv, blocks_[b].output, blocks_[b].gate_up, blocks_[b].down}) {
+      linears_.emplace_back(parameters_[weight].name, static_cast<std::uint32_t>(linears_.size()), recipe_,
+                            static_cast<std::int64_t>(b), config_.layers);
+      linear_parameters_.push_back(weight);
     }
   }
   initialise_parameters(config_, parameters_, seed);
@@ -97,19 +95,14 @@ void Llama::create_parameters() {
   require(offset == n, "parameter count {} differs from the configuration's {}", offset, n);
 }
 
-PassContext Llama::pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch,
-                            bool measure_quality) {
-  return {arena_, seed_, step, first_token, first_micro_batch, measure_quality, profile_};
+void Llama::set_stage(std::size_t stage) {
+  for (Linear& linear : linears_) linear.set_stage(stage);
 }
 
 void Llama::prepare(std::uint32_t step, bool measure_quality) {
   weight_arena_.rewind({});
-  for (std::size_t b = 0; b < blocks_.size(); ++b) {
-    const std::size_t weights[] = {blocks_[b].qkv, blocks_[b].output, blocks_[b].gate_up, blocks_[b].down};
-    for (std::size_t i = 0; i < kLinearsPerBlock; ++i) {
-      linears_[b * kLinearsPerBlock + i].prepare(parameters_[weights[i]].value, seed_, step, weight_arena_,
-                                                 measure_quality);
-    }
+  for (std::size_t i = 0; i < linears_.size(); ++i) {
+    linears_[i].prepare(parameters_[linear_parameters_[i]].value, seed_, step, weight_arena_, arena_, measure_quality);
   }
   const Tensor& head = parameters_[head_].value;
   head_weight_ = head;
@@ -253,12 +246,23 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
 }
 
 BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
-                                  bool first_micro_batch, bool measure_quality) {
+                                  bool first_micro_batch, bool measure_quality, std::int64_t tokens_per_step) {
   const ArenaScope scope(arena_);
   const std::int64_t sequences = batch.tokens.rows();
   const std::int64_t seq = batch.tokens.cols();
   require(seq <= config_.seq, "a sequence of {} tokens; the model takes up to {}", seq, config_.seq);
-  const PassContext pass = pass_for(step, first_token, first_micro_batch, measure_quality);
+  if (tokens_per_step == 0) tokens_per_step = sequences * seq;
+  require(first_token + sequences * seq <= tokens_per_step, "tokens {} to {} of a step of {}", first_token,
+          first_token + sequences * seq, tokens_per_step);
+  const PassContext pass{.arena = arena_,
+                         .seed = seed_,
+                         .step = step,
+                         .first_token = first_token,
+                         .first_micro_batch = first_micro_batch,
+                         .measure_quality = measure_quality,
+                         .profile = profile_,
+                         .observer = observer_ ? &observer_ : nullptr,
+                         .tokens_per_step = tokens_per_step};
   if (first_micro_batch) {
     // Matrix products overwrite their gradients; the reductions of the other ops add to theirs.
     for (const Parameter& p : parameters_) {
@@ -278,8 +282,24 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   return loss;
 }
 
+std::int64_t Llama::after_update(std::int64_t step, std::int64_t steps) {
+  std::int64_t resets = 0;
+  for (std::size_t i = 0; i < linears_.size(); ++i) {
+    resets += linears_[i].after_update(parameters_[linear_parameters_[i]].value, step, steps, arena_);
+  }
+  return resets;
+}
+
+void Llama::visit_linear_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f) {
+  for (std::size_t i = 0; i < linears_.size(); ++i) {
+    const std::string prefix = fmt::format("linears.{}.", linears_[i].name());
+    linears_[i].visit_state(parameters_[linear_parameters_[i]].value,
+                            [&](const std::string& name, const Tensor& tensor) { f(prefix + name, tensor); });
+  }
+}
+
 Tensor Llama::forward(const Tensor& tokens) {
-  const PassContext pass = pass_for(0, 0, true, false);
+  const PassContext pass = inference_pass();
   Tensor x = embed(tokens);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     BlockSaved saved;
@@ -300,7 +320,7 @@ std::string Llama::first_non_finite(const Batch& batch) {
     if (at >= 0) return fmt::format("the parameter {} (element {})", p.name, at);
   }
   const ArenaScope scope(arena_);
-  const PassContext pass = pass_for(0, 0, true, false);
+  const PassContext pass = inference_pass();
   Tensor x = embed(batch.tokens);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     BlockSaved saved;

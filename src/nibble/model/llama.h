@@ -1,6 +1,7 @@
 // Llama, forward and backward, written once for every backend: it only calls ops and Linear.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,6 +40,8 @@ class Llama {
   Llama(const Llama&) = delete;
   Llama& operator=(const Llama&) = delete;
 
+  /// Which of the recipe's stages all linear layers run from now on; 0 at first.
+  void set_stage(std::size_t stage);
   /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step.
   void prepare(std::uint32_t step, bool measure_quality);
 
@@ -47,10 +50,18 @@ class Llama {
     Tensor targets;  ///< I32 [sequences, seq]; negative = ignored
   };
   /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients (the first
-  /// micro-batch of a step overwrites them).
+  /// micro-batch of a step overwrites them). `first_token` is the number of its first token among the
+  /// `tokens_per_step` of the whole step; 0 stands for the tokens of a batch that is the whole step.
   BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
-                             bool first_micro_batch, bool measure_quality);
-  /// Loss alone. `token_losses`, when not null, receives the loss of each target.
+                             bool first_micro_batch, bool measure_quality, std::int64_t tokens_per_step = 0);
+  /// After the optimizer changed the parameters in step `step` of `steps`: what recipes do to weights and their
+  /// averages between steps. May write the parameters; returns how many weights were reset.
+  std::int64_t after_update(std::int64_t step, std::int64_t steps);
+  /// The recipes' state that a checkpoint must hold beside the parameters, named "linears.<layer>.<state>"; names and
+  /// shapes depend on configuration, recipe and stage alone.
+  void visit_linear_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f);
+  /// Loss alone; touches no state, and observers see nothing of it. `token_losses`, when not null, receives the loss
+  /// of each target.
   BatchLoss evaluate(const Batch& batch, std::vector<float>* token_losses = nullptr);
   /// Names the first tensor of a forward pass over the batch that holds a value that is not finite: a parameter, or a
   /// block's intermediate result; "the logits" when all before them are finite.
@@ -68,13 +79,16 @@ class Llama {
   const std::vector<Linear>& linears() const { return linears_; }
   /// Where passes and `prepare` record the time of each op from now on; null = nowhere.
   void set_profile(StepProfile* profile) { profile_ = profile; }
+  /// Sees the operands of forward_backward from now on, before they are quantised; empty = nobody looks.
+  void set_observer(OperandObserver observer) { observer_ = std::move(observer); }
   std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
 
  private:
   struct Block;       // the parameters of one block
   struct BlockSaved;  // what a block's backward needs
   void create_parameters();
-  PassContext pass_for(std::uint32_t step, std::int64_t first_token, bool first_micro_batch, bool measure_quality);
+  /// A pass without a backward.
+  PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_}; }
 
   Tensor embed(const Tensor& tokens);
   /// The residual stream [T, d] after the last block, without a backward to follow.
@@ -88,17 +102,18 @@ class Llama {
                  std::vector<float>* token_losses);
 
   LlamaConfig config_;
-  Recipe recipe_;
-  Recipe high_precision_;  // what exempt layers use
+  Recipe recipe_;  // with high_precision in the activations' precision
   std::uint64_t seed_;
   DType activations_;
   StepProfile* profile_ = nullptr;
+  OperandObserver observer_;
   OwnedTensor values_;
   OwnedTensor grads_;
   std::vector<Parameter> parameters_;
   std::vector<Block> blocks_;
-  std::vector<Linear> linears_;  // four a block: qkv, output, gate_up, down
-  std::size_t embedding_ = 0;    // indices into parameters_
+  std::vector<Linear> linears_;                 // four a block: qkv, output, gate_up, down
+  std::vector<std::size_t> linear_parameters_;  // their weights: indices into parameters_
+  std::size_t embedding_ = 0;                   // indices into parameters_
   std::size_t final_norm_ = 0;
   std::size_t head_ = 0;
   OwnedTensor rope_cos_;

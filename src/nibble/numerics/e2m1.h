@@ -86,4 +86,19 @@ NIBBLE_FN std::uint8_t e2m1_encode_stochastic8(float x, std::uint32_t random8) {
   return static_cast<std::uint8_t>(e2m1_code_of_grid(q < kE2M1Max ? q : kE2M1Max) | (float_signbit(x) ? 8 : 0));
 }
 
+/// The grid neighbour of x nearer to `reference`, the lower one (towards -infinity) on a tie; a value on the grid
+/// stays, |x| >= 6 saturates. This is how TetraJet's Q-EMA rounds weights, `reference` being their moving average. The
+/// sign of x is kept also where the magnitude becomes zero; NaN gives +6, a NaN reference the lower neighbour.
+NIBBLE_FN std::uint8_t e2m1_encode_reference(float x, float reference) {
+  if (float_is_nan(x)) return 7;
+  const bool negative = float_signbit(x);
+  const float a = float_abs(x) < kE2M1Max ? float_abs(x) : kE2M1Max;
+  const float step = e2m1_step(a);
+  const float lo = static_cast<float>(static_cast<int>(a / step)) * step;
+  const float midpoint = negative ? -(lo + 0.5f * step) : lo + 0.5f * step;
+  const bool upper = reference > midpoint;
+  const bool away = a != lo && upper != negative;  // the upper neighbour of a negative x is the one nearer to zero
+  return static_cast<std::uint8_t>(e2m1_code_of_grid(away ? lo + step : lo) | (negative ? 8 : 0));
+}
+
 }  // namespace nibble

@@ -4,6 +4,8 @@
 
 #include "nibble/numerics/small_float.h"
 
+// (Integers go through int32 to float: AVX2 has no conversion from unsigned.)
+
 namespace nibble {
 
 inline constexpr float kE4M3Max = 448.0f;
@@ -17,7 +19,19 @@ NIBBLE_FN std::uint8_t e4m3_encode(float x) {
   return static_cast<std::uint8_t>(sign | detail::small_float_magnitude<3, 7>(a, 0x7Eu));
 }
 
-// (The codes go through int32 to float: AVX2 has no conversion from unsigned.)
+/// Stochastic rounding of x >= 0: with lo <= x <= hi the neighbouring values, hi iff u < (x - lo) / (hi - lo), where
+/// u = random24 / 2^24. E[value] = x up to 448, to 2^-24 of hi - lo; beyond, saturates. NaN -> NaN.
+NIBBLE_FN std::uint8_t e4m3_encode_stochastic(float x, std::uint32_t random24) {
+  const float a = x < kE4M3Max ? x : kE4M3Max;
+  const std::uint32_t binade = float_bits(a < 0x1p-6f ? 0x1p-6f : a) >> 23;  // below 2^-6 the step stays
+  const float t = a * bits_float((257u - binade) << 23);                     // over the step, 2^-3 of the binade: exact
+  const std::int32_t places = static_cast<std::int32_t>(t);                  // 8 to 15, below 2^-6 0 to 7
+  const float p = t - static_cast<float>(places);
+  const float u = static_cast<float>(static_cast<std::int32_t>(random24 & 0xFF'FFFFu)) * 0x1p-24f;
+  const std::int32_t code = places + 8 * (static_cast<std::int32_t>(binade) - 121) + (u < p ? 1 : 0);
+  return static_cast<std::uint8_t>(float_is_nan(x) ? 0x7F : code);
+}
+
 NIBBLE_FN float e4m3_decode(std::uint8_t code) {
   const std::uint32_t m = code & 0x7Fu;
   const float magnitude = m == 0x7Fu ? bits_float(0x7FC0'0000u)

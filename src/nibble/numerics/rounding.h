@@ -21,8 +21,14 @@ enum class Rounding : std::uint8_t {
   NearestAway,
   Stochastic,   ///< ideal: up with probability (|x|-lo)/(hi-lo), 24 random bits
   Stochastic8,  ///< 8 random bits an element, as cvt.rs.satfinite.e2m1x4.f32 does it
+  Eden,         ///< MS-EDEN (Quartet II): nearest-even elements, then block scales times an unbiasing correction,
+                ///< rounded stochastically
+  Reference,    ///< to the grid neighbour nearer to a reference value, such as the weight's moving average (Q-EMA)
 };
 
-NIBBLE_FN bool is_stochastic(Rounding r) { return r == Rounding::Stochastic || r == Rounding::Stochastic8; }
+/// Whether the result depends on random numbers.
+NIBBLE_FN bool is_stochastic(Rounding r) {
+  return r == Rounding::Stochastic || r == Rounding::Stochastic8 || r == Rounding::Eden;
+}
 
 }  // namespace nibble

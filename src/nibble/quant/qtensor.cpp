@@ -1,13 +1,17 @@
 #include "nibble/quant/qtensor.h"
 
 #include "nibble/numerics/e2m1.h"
+#include "nibble/numerics/e3m0.h"
 #include "nibble/numerics/fp8.h"
+#include "nibble/numerics/int4.h"
 
 namespace nibble {
 
 float element_max(ElementFormat element) {
   switch (element) {
     case ElementFormat::E2M1: return kE2M1Max;
+    case ElementFormat::Int4: return kInt4Max;
+    case ElementFormat::E3M0: return kE3M0Max;
     case ElementFormat::E4M3: return kE4M3Max;
     case ElementFormat::E5M2: return kE5M2Max;
     case ElementFormat::F32:
@@ -20,7 +24,9 @@ int element_bits(ElementFormat element) {
   switch (element) {
     case ElementFormat::F32: return 32;
     case ElementFormat::BF16: return 16;
-    case ElementFormat::E2M1: return 4;
+    case ElementFormat::E2M1:
+    case ElementFormat::Int4:
+    case ElementFormat::E3M0: return 4;
     case ElementFormat::E4M3:
     case ElementFormat::E5M2: return 8;
   }
@@ -31,9 +37,16 @@ ScaleFormat scale_format(ScaleRule rule) {
   switch (rule) {
     case ScaleRule::None: return ScaleFormat::None;
     case ScaleRule::Absmax:
-    case ScaleRule::AbsmaxPow2: return ScaleFormat::F32;
+    case ScaleRule::AbsmaxPow2:
+    case ScaleRule::QuestExact:
+    case ScaleRule::Sawb: return ScaleFormat::F32;
     case ScaleRule::OcpFloor:
-    case ScaleRule::Ceil6: return ScaleFormat::E8M0;
+    case ScaleRule::Ceil6:
+    case ScaleRule::Nearest6:
+    case ScaleRule::RangeMatch34:
+    case ScaleRule::QuestFloor:
+    case ScaleRule::QuestNearest:
+    case ScaleRule::QuestCeil: return ScaleFormat::E8M0;
     case ScaleRule::Nvfp4: return ScaleFormat::UE4M3;
   }
   return ScaleFormat::None;
@@ -41,7 +54,7 @@ ScaleFormat scale_format(ScaleRule rule) {
 
 namespace {
 
-/// The scale of one block as stored, without the tensor scale.
+/// The scale of one block as stored, without the outer and the tensor scale.
 float stored_scale(const QTensor& q, std::int64_t r, std::int64_t c) {
   const std::int64_t index = r / q.block_rows() * q.scale_cols() + c / q.block_cols();
   switch (q.scale_format) {
@@ -51,6 +64,15 @@ float stored_scale(const QTensor& q, std::int64_t r, std::int64_t c) {
     case ScaleFormat::UE4M3: return e4m3_decode(q.scales.data<std::uint8_t>()[index]);
   }
   return 1.0f;
+}
+
+float outer_scale(const QTensor& q, std::int64_t r, std::int64_t c) {
+  return q.outer_scales.defined() ? q.outer_scales.data<float>()[r * q.outer_scales.cols() + c / q.outer] : 1.0f;
+}
+
+std::uint8_t nibble_at(const QTensor& q, std::int64_t r, std::int64_t c) {
+  const std::uint8_t byte = q.codes.data<std::uint8_t>()[r * q.code_row_bytes() + c / 2];
+  return static_cast<std::uint8_t>(c % 2 == 0 ? byte & 15 : byte >> 4);
 }
 
 void require_inside(const QTensor& q, std::int64_t r, std::int64_t c) {
@@ -72,7 +94,7 @@ QTensor QTensor::view(const Tensor& matrix) {
 
 float QTensor::scale_at(std::int64_t r, std::int64_t c) const {
   require_inside(*this, r, c);
-  return stored_scale(*this, r, c) * tensor_scale;
+  return stored_scale(*this, r, c) * outer_scale(*this, r, c) * tensor_scale;
 }
 
 float QTensor::value_at(std::int64_t r, std::int64_t c) const {
@@ -81,20 +103,22 @@ float QTensor::value_at(std::int64_t r, std::int64_t c) const {
   switch (element) {
     case ElementFormat::F32: return codes.data<float>()[r * cols + c];
     case ElementFormat::BF16: return bf16_decode(codes.data<bf16>()[r * cols + c]);
-    case ElementFormat::E2M1: {
-      const std::uint8_t byte = codes.data<std::uint8_t>()[r * code_row_bytes() + c / 2];
-      value = e2m1_decode(static_cast<std::uint8_t>(c % 2 == 0 ? byte & 15 : byte >> 4));
-      break;
-    }
+    case ElementFormat::E2M1: value = e2m1_decode(nibble_at(*this, r, c)); break;
+    case ElementFormat::Int4: value = int4_decode(nibble_at(*this, r, c)); break;
+    case ElementFormat::E3M0: value = e3m0_decode(nibble_at(*this, r, c)); break;
     case ElementFormat::E4M3: value = e4m3_decode(codes.data<std::uint8_t>()[r * cols + c]); break;
     case ElementFormat::E5M2: value = e5m2_decode(codes.data<std::uint8_t>()[r * cols + c]); break;
   }
-  return value * stored_scale(*this, r, c) * tensor_scale;
+  return value * stored_scale(*this, r, c) * outer_scale(*this, r, c) * tensor_scale;
 }
 
 std::size_t stored_bytes(const QTensor& q) {
-  const std::size_t tensor_scale = q.scale_format == ScaleFormat::UE4M3 ? sizeof(float) : 0;
-  return q.codes.bytes() + (q.scales.defined() ? q.scales.bytes() : 0) + tensor_scale;
+  // A tensor scale takes four bytes where the format needs one to be decoded; 4/3 of RangeMatch34 is a constant.
+  std::size_t bytes = q.scale_format == ScaleFormat::UE4M3 && !q.outer_scales.defined() ? sizeof(float) : 0;
+  for (const Tensor* part : {&q.codes, &q.scales, &q.outer_scales, &q.mask}) {
+    if (part->defined()) bytes += part->bytes();
+  }
+  return bytes;
 }
 
 }  // namespace nibble

@@ -1,9 +1,11 @@
 // QTensor: a matrix [rows, cols] as stored for a product: element codes, scales, and what the clamp cut off.
 //
-//   value(r, c) = decode(code(r, c)) * scale(r / block_rows, c / block_cols) * tensor_scale  (+ residual(r, c))
+//   value(r, c) = decode(code(r, c)) * scale(r / block_rows, c / block_cols) * outer_scale(r, c / outer) * tensor_scale
+//                 (+ residual(r, c))
 //
 // Codes by element format, row-major:
-//   E2M1        U8 [rows, ceil(cols / 2)]: element 2j in the LOW nibble of byte j, 2j+1 in the HIGH nibble;
+//   E2M1, Int4, E3M0
+//               U8 [rows, ceil(cols / 2)]: element 2j in the LOW nibble of byte j, 2j+1 in the HIGH nibble;
 //               an odd last nibble is 0
 //   E4M3, E5M2  U8 [rows, cols]
 //   BF16, F32   the values themselves [rows, cols]; no scales
@@ -35,8 +37,15 @@ struct QTensor {
   ScaleFormat scale_format = ScaleFormat::None;
   Tensor codes;
   Tensor scales;
-  float tensor_scale = 1.0f;  ///< the second level of Nvfp4; 1 elsewhere
-  CsrMatrix residual;         ///< defined when the clamp keeps a sparse residual
+  float tensor_scale = 1.0f;  ///< the second level of Nvfp4; 4/3 of RangeMatch34; a factor on the whole product
+  /// The second level of Nvfp4 where it covers `outer` columns of a row: F32 [rows, ceil(cols / outer)].
+  Tensor outer_scales;
+  std::int64_t outer = 0;
+  /// Trust mask: bit c % 8 of byte c / 8 of a row, U8 [rows, ceil(cols / 8)]; undefined unless the spec asks for it.
+  Tensor mask;
+  /// The transform that the values lie in: value(r, c) are those of x after it.
+  Hadamard hadamard;
+  CsrMatrix residual;  ///< defined when the clamp keeps a sparse residual
   /// Where a carrier re-expresses the elements (QuantSpec::carrier): the decode scales of the E2M1 elements, F32,
   /// tensor scale included, one for each block of `element_granularity`. Undefined elsewhere.
   Tensor element_scales;
@@ -51,13 +60,13 @@ struct QTensor {
   /// Rows and columns of the scale matrix.
   std::int64_t scale_rows() const { return rows == 0 ? 0 : (rows + block_rows() - 1) / block_rows(); }
   std::int64_t scale_cols() const { return cols == 0 ? 0 : (cols + block_cols() - 1) / block_cols(); }
-  /// Decode scale of the block that holds (r, c), tensor scale included; 1 for F32 and BF16.
+  /// Decode scale of the block that holds (r, c), outer and tensor scale included; 1 for F32 and BF16.
   float scale_at(std::int64_t r, std::int64_t c) const;
   /// Value of one element without the residual; slow, for tests and small tensors.
   float value_at(std::int64_t r, std::int64_t c) const;
 };
 
-/// Bytes that codes and scales take (the tensor scale of Nvfp4 too); the residual is not counted.
+/// Bytes that codes, scales and mask take (the outer scales too); the residual is not counted.
 std::size_t stored_bytes(const QTensor& q);
 
 }  // namespace nibble

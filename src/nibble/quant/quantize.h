@@ -7,52 +7,76 @@
 
 namespace nibble {
 
-/// Inputs of `quantize` beside the tensor and the spec.
+/// Inputs of `quantize` beside the tensor and the spec. R and C are rows and columns of the result, which with
+/// spec.transposed are columns and rows of x.
 struct QuantizeContext {
-  /// Used by stochastic rounding; the element number is r * cols + c + element_offset.
+  /// Used by stochastic rounding; the element number is r * element_stride + c + element_offset, a stride of 0 meaning
+  /// C. (Block numbers, which Rounding::Eden draws by, are element numbers / 16.)
   RandomStream random;
   std::uint64_t element_offset = 0;
-  /// Optional factors multiplied into x before anything else: F32 [rows] for row_fold, F32 [cols] for col_fold.
-  /// This is how a scale that lies along a product's contraction moves into the other operand.
+  std::uint64_t element_stride = 0;
+  /// Where the signs of spec.hadamard are drawn from: bit c % 32 of word c / 32 is the sign of column c % group. The
+  /// two operands of a product share it.
+  RandomStream signs;
+  /// Optional factors multiplied into x before anything else: F32 [x.rows] for row_fold, F32 [x.cols] for col_fold.
+  /// This is how a scale that lies along a product's contraction moves into the other operand. Not with `transposed`.
   Tensor row_fold;
   Tensor col_fold;
+  /// What Rounding::Reference rounds towards: F32, the shape of x, transposed and rotated as x is.
+  Tensor reference;
 };
 
 /// Q(x) for x [rows, cols] of F32 or BF16, codes and scales allocated from `arena`.
 ///
-///   1. y = x (rounded to BF16 if spec.bf16_input), times the folds
-///   2. y_c = clamp(y, lo, hi), in the total order -0 < +0; residual = y - y_c where it is not zero, kept as CSR if
-///      the spec says so. y_c + residual == y exactly wherever y - y_c is a float, as it is for BF16 values within
+///   1. y = x (rounded to BF16 if spec.bf16_input), times the folds, transposed, rotated by spec.hadamard (in F32)
+///   2. y_c = clamp(y, lo, hi), in the total order -0 < +0; residual = y - y_c where it is not zero, kept as the spec
+///      says. y_c + residual == y exactly wherever y - y_c is a float, as it is for BF16 values within
 ///      2^16 of the bound; elsewhere the sum is within half a unit of y's last place.
-///   3. s per block from amax(y_c), a non-finite amax counting as the largest float; a block of zeros (or with an
-///      amax too small for 1/s to be finite) has s = 1 under Absmax and AbsmaxPow2, and all its elements are zero;
-///      the smallest code under OcpFloor and Ceil6; 0 under Nvfp4, where it decodes to zero whatever the codes
+///   3. s per block from y_c by the scale rule, a non-finite amax counting as the largest float; a block of zeros (or
+///      with an amax too small for 1/s to be finite) has s = 1 under the rules with F32 scales, and all its elements
+///      are zero; the smallest code under the E8M0 rules; nvfp4.zero_scale under Nvfp4, where a scale of 0 decodes to
+///      zero whatever the codes. Selection chooses between the two scales of four-over-six by the errors in x's units,
+///      summed over the block in F32 in a fixed order.
 ///   4. code = RND(y_c * (1/s)), saturating; Stochastic takes the upper 24 bits of random.word(element),
-///      Stochastic8 takes random.byte(element)
-///   5. the carrier cast, if any: the decoded elements under one AbsmaxPow2 scale of the tensor
+///      Stochastic8 takes random.byte(element). Eden rounds to nearest even, then with z = y_c * (1/s) and S = sum z^2
+///      / sum z q over each eden_group (1 where the denominator is 0) stores s' = SR_E4M3(s S), up where the upper 24
+///      bits of random.word(block number) / 2^24 are below (s S - lo) / (hi - lo). Reference takes the grid neighbour
+///      of y_c * (1/s) that is nearer to reference * (1/s), the lower one on a tie.
+///   5. the carrier cast, if any: the decoded elements under one AbsmaxPow2 scale of the tensor; a dense residual makes
+///      the result BF16(dequantised + residual)
 ///
-/// Stochastic rounding, the tie rules beside NearestEven, OcpFloor, Ceil6, Nvfp4 and the carrier are for E2M1.
-/// All arithmetic in F32, every operation rounded once, so the codes are the same bits on every CPU, thread
-/// count and backend. Non-finite inputs saturate (NaN as the rounding rule says) and are not detected here. Codes
-/// and scales of a finite input are finite; a decoded value can overflow only where x rounds up to 2^128.
+/// Int4 and E3M0 round nearest (every tie rule; E3M0's midpoints are arithmetic means) or Stochastic. The tie rules
+/// beside NearestEven, stochastic rounding, Nvfp4, Quest rules and the carrier are for four-bit elements. A dimension
+/// that the transform's group does not divide is refused. All arithmetic in F32, every operation rounded once, so the
+/// codes are the same bits on every CPU, thread count and backend. Non-finite inputs saturate (NaN as the rounding rule
+/// says) and are not detected here. Codes and scales of a finite input are finite; a decoded value can overflow only
+/// where x rounds up to 2^128.
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
 
-/// out[r, c] = value (plus residual where there is one); out is F32 or BF16 [rows, cols].
+/// out[r, c] = value (plus residual where there is one), still transposed and rotated; out is F32 or BF16 [rows, cols].
 void dequantize(const QTensor& q, const Tensor& out);
 
-/// Quality of a quantised operand against its source.
+/// Quality of a quantised operand against its source, both in the coordinates of the result (transposed, rotated).
 struct QuantQuality {
   double signal = 0;     ///< sum of x^2
   double noise = 0;      ///< sum of (x - Q(x))^2
   double dot = 0;        ///< sum of x * Q(x)
   double quantised = 0;  ///< sum of Q(x)^2
+  double error = 0;      ///< sum of Q(x) - x
+  double magnitude = 0;  ///< sum of |x|
   std::int64_t count = 0;
   std::int64_t underflow = 0;  ///< x != 0 became 0
   std::int64_t clamped = 0;    ///< entries beyond the clamp (nnz of the residual)
+  std::int64_t clipped = 0;  ///< entries beyond the largest element, |x| > element_max * s by more than rounding, after
+                             ///< the clamp
+  std::int64_t blocks = 0;   ///< scales; those of 8 bits also count as
+  std::int64_t scale_saturated = 0;  ///< ... the format's largest (a block of its own amax above it)
+  std::int64_t scale_underflow = 0;  ///< ... zero or the smallest, though the block is not zero
 
   double snr_db() const;  ///< 10 log10(signal / noise); +infinity when exact
   double cosine() const;
-  double relative_mse() const;  ///< noise / signal
+  double relative_mse() const;                                              ///< noise / signal
+  double bias() const { return magnitude == 0 ? 0.0 : error / magnitude; }  ///< mean of Q(x) - x over mean |x|
   double clamped_share() const { return count == 0 ? 0.0 : static_cast<double>(clamped) / static_cast<double>(count); }
   void merge(const QuantQuality& other);
 };

@@ -3,134 +3,226 @@
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/spmm.h"
 #include "nibble/quant/dge.h"
+#include "nibble/quant/hadamard.h"
+#include "nibble/recipe/columns.h"
+#include "nibble/recipe/linear_contract.h"
+#include "nibble/recipe/trust_mask.h"
 
 namespace nibble {
 
-Linear::Linear(std::string name, std::uint32_t id, const Recipe& recipe)
-    : name_(std::move(name)), id_(id), recipe_(recipe) {}
-
-QuantizeContext Linear::context_for(Operand operand, std::uint64_t seed, std::uint32_t step) const {
-  QuantizeContext context;
-  context.random = {seed, step,
-                    id_ * static_cast<std::uint32_t>(kAllOperands.size()) + static_cast<std::uint32_t>(operand)};
-  return context;
+Linear::Linear(std::string name, std::uint32_t id, const Recipe& recipe, std::int64_t block, std::int64_t blocks)
+    : name_(std::move(name)),
+      id_(id),
+      whole_recipe_(recipe),
+      block_(block),
+      blocks_(blocks),
+      recipe_(&recipe.resolve(name_, block, blocks, 0)) {
+  for (std::size_t stage = 0; stage < recipe.stages.size(); ++stage) {
+    require_runnable(recipe.resolve(name_, block, blocks, stage), name_);
+  }
 }
 
 QTensor Linear::quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
                          StepProfile* profile) {
-  const QuantSpec& spec = recipe_[operand].quant;
-  const bool as_it_is = (spec.element == ElementFormat::BF16 && x.dtype() == DType::BF16) ||
-                        (spec.element == ElementFormat::F32 && x.dtype() == DType::F32);
+  const QuantSpec& spec = (*recipe_)[operand].quant;
+  const bool as_it_is = ((spec.element == ElementFormat::BF16 && x.dtype() == DType::BF16) ||
+                         (spec.element == ElementFormat::F32 && x.dtype() == DType::F32)) &&
+                        !spec.transposed && !spec.hadamard.enabled() && !context.col_fold.defined() &&
+                        !context.row_fold.defined();
   QTensor q = as_it_is ? QTensor::view(x) : timed(profile, "quantise", quantize, x, spec, context, arena);
   if (measure) {
     const ArenaScope scope(arena);
-    quality_[static_cast<std::size_t>(operand)].merge(nibble::measure_quality(x, q, spec, context, arena));
+    quality_[static_cast<std::size_t>(operand)].merge(
+        timed(profile, "measure", nibble::measure_quality, x, q, spec, context, arena));
   }
   return q;
 }
 
-void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, bool measure) {
+void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
+                     bool measure) {
   weight_ = w;
-  fprop_w_ = quantise(Operand::FpropW, w, context_for(Operand::FpropW, seed, step), weight_arena, measure, nullptr);
-  if (!recipe_[Operand::DgradW].from_fprop) {
-    dgrad_w_ = quantise(Operand::DgradW, w, context_for(Operand::DgradW, seed, step), weight_arena, measure, nullptr);
+  seed_ = seed;
+  step_ = step;
+  ensure_state(w);
+  fprop_w_ = quantise_weight(w, step, weight_arena, measure);
+  outlier_w_ = {};
+  other_channels_ = {};
+  if (outliers_.chosen()) {
+    outlier_w_ = quantise_weight_outliers(w, step, weight_arena);
+    other_channels_ = outliers_.others(weight_arena);
   }
-  if (recipe_[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) {
+  const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradW];
+  dgrad_w_ = {};
+  if (in_dgrad.source != OperandSource::Fprop && in_dgrad.quant.hadamard.signs != Hadamard::Signs::Call) {
+    const ArenaScope scope(scratch);
+    dgrad_w_ = quantise_dgrad_weight(seed, 0, weight_arena, scratch, measure);
+  }
+  if ((*recipe_)[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) {
     weight_transposed_ = weight_arena.allocate(DType::BF16, {w.cols(), w.rows()});
     transpose(w, weight_transposed_);
   }
-}
-
-LinearQuality Linear::quality() const {
-  LinearQuality all = quality_;
-  for (const auto& [reused, original] :
-       {std::pair{Operand::DgradW, Operand::FpropW}, std::pair{Operand::WgradX, Operand::FpropX}}) {
-    if (recipe_[reused].from_fprop)
-      all[static_cast<std::size_t>(reused)] = quality_[static_cast<std::size_t>(original)];
+  measured_weight_ = {};
+  if (measure && has_scale((*recipe_)[Operand::FpropW].quant.element)) {
+    measured_weight_ = weight_arena.allocate(DType::F32, {measured_rows(w.rows(), 1), w.cols()});
+    convert(w.row_range(0, measured_weight_.rows()), measured_weight_);
   }
-  return all;
 }
 
-// Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W.
+// Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass) {
-  QuantizeContext context = context_for(Operand::FpropX, pass.seed, pass.step);
-  context.element_offset = static_cast<std::uint64_t>(pass.first_token * x.cols());
-  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, pass.measure_quality, pass.profile), x};
+  if (pass.observer != nullptr) {
+    (*pass.observer)(*this, Operand::FpropX, x);
+    (*pass.observer)(*this, Operand::FpropW, weight_);
+  }
+  QuantizeContext context = token_context(Operand::FpropX, x, pass);
+  context.col_fold = other_channels_;
+  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, pass.measure_quality, pass.profile), x, {}};
+  const bool outliers = outlier_w_.codes.defined();
+  if (outliers) {
+    const Tensor channels = pass.arena.allocate(x.dtype(), {x.rows(), outlier_w_.cols});
+    gather_columns(x, outliers_.channels(), channels);
+    saved.outliers = quantise_outliers(StreamUse::OutlierX, channels, false, Product::Fprop, pass);
+  }
+
+  const ArenaScope scope(pass.arena);
+  const bool measured = measures(Product::Fprop, pass);
+  Tensor before;
+  if (measured && accumulate == Accumulate::Add) {
+    before = pass.arena.allocate(DType::F32, {measured_rows(y.rows(), kMeasuredTokens), y.cols()});
+    convert(y.row_range(0, before.rows()), before);
+  }
   paths_[0] = gemm_path({saved.x}, {fprop_w_});
   timed(pass.profile, "gemm fprop", gemm, GemmOperand{saved.x}, GemmOperand{fprop_w_}, y, accumulate, pass.arena);
   if (saved.x.residual.defined()) {
     timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y);
   }
+  if (outliers) {
+    timed(pass.profile, "outliers fprop", gemm, GemmOperand{saved.outliers}, GemmOperand{outlier_w_}, y,
+          Accumulate::Add, pass.arena);
+  }
+  if (measured) measure_fprop(x, y, before, pass);
   return saved;
 }
 
 void Linear::backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw,
                       const PassContext& pass) {
   const ArenaScope scope(pass.arena);
+  if (pass.observer != nullptr) (*pass.observer)(*this, Operand::DgradDy, dy);
   // One quantised dY serves both products when nothing in their specs tells them apart.
-  const OperandSpec& in_dgrad = recipe_[Operand::DgradDy];
-  const OperandSpec& in_wgrad = recipe_[Operand::WgradDy];
+  const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradDy];
+  const OperandSpec& in_wgrad = (*recipe_)[Operand::WgradDy];
   const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
-                      !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding);
+                      !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
+                      !in_dgrad.quant.hadamard.enabled();
   QTensor q;
-  dgrad(dy, dx, pass, &q);
+  dgrad(dy, saved, dx, pass, &q);
   if (shared && pass.measure_quality) {
     quality_[static_cast<std::size_t>(Operand::WgradDy)] = quality_[static_cast<std::size_t>(Operand::DgradDy)];
   }
   wgrad(dy, shared ? &q : nullptr, saved, dw, pass);
+  outliers_.observe(saved.source, pass.step);
 }
 
 // dX = Q(dY) Q(W), contraction over N. Where the scales of W (one per output channel) were folded into dY, only the
-// codes of W are multiplied.
-void Linear::dgrad(const Tensor& dy, const Tensor& dx, const PassContext& pass, QTensor* dy_out) {
-  const QTensor& w = recipe_[Operand::DgradW].from_fprop ? fprop_w_ : dgrad_w_;
-  const bool fold = recipe_[Operand::DgradDy].fold_partner_scales;
-  QuantizeContext context = context_for(Operand::DgradDy, pass.seed, pass.step);
-  context.element_offset = static_cast<std::uint64_t>(pass.first_token * dy.cols());
+// codes of W are multiplied. If Q(W) is in fprop's basis, so is the product: the trust mask of X acts there, and then
+// it is rotated back.
+void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QTensor* dy_out) {
+  const OperandSpec& spec = (*recipe_)[Operand::DgradW];
+  const bool reuses = spec.source == OperandSource::Fprop;
+  const bool fold = (*recipe_)[Operand::DgradDy].fold_partner_scales;
+  const QTensor own_w =
+      reuses || dgrad_w_.codes.defined()
+          ? QTensor{}
+          : quantise_dgrad_weight(pass.seed, pass.first_token, pass.arena, pass.arena, pass.measure_quality);
+  const QTensor& w = reuses ? fprop_w_ : dgrad_w_.codes.defined() ? dgrad_w_ : own_w;
+  QuantizeContext context = token_context(Operand::DgradDy, dy, pass);
   if (fold) context.col_fold = w.scales.reshape({w.rows});
   *dy_out = quantise(Operand::DgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
+
+  const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
+  const bool masked = saved.x.mask.defined();
+  const bool apart = in_basis || (basis().enabled() && masked);
+  const Tensor product = apart ? pass.arena.allocate(DType::F32, {dx.rows(), dx.cols()}) : dx;
   const GemmOperand left{*dy_out};
-  const GemmOperand right{w, /*transposed=*/true, /*scales_folded=*/fold};
+  const GemmOperand right{w, /*transposed=*/reuses || !spec.quant.transposed, /*scales_folded=*/fold};
   paths_[1] = gemm_path(left, right);
-  timed(pass.profile, "gemm dgrad", gemm, left, right, dx, Accumulate::Overwrite, pass.arena);
+  timed(pass.profile, "gemm dgrad", gemm, left, right, product, Accumulate::Overwrite, pass.arena);
+  if (reuses && outlier_w_.codes.defined()) {  // the columns that fprop's W has as zero
+    const Tensor part = pass.arena.allocate(DType::F32, {dx.rows(), outlier_w_.cols});
+    timed(pass.profile, "outliers dgrad", gemm, left, GemmOperand{outlier_w_, /*transposed=*/true}, part,
+          Accumulate::Overwrite, pass.arena);
+    scatter_columns(part, outliers_.channels(), product, Accumulate::Overwrite);
+  }
+  if (apart && !in_basis) timed(pass.profile, "rotate", hadamard_forward, product, basis(), basis_signs(), product);
+  if (masked) timed(pass.profile, "mask", apply_trust_mask, product, saved.x.mask);
+  if (apart) timed(pass.profile, "rotate", hadamard_inverse, product, basis(), basis_signs(), dx);
+  if (measures(Product::Dgrad, pass)) measure_dgrad(dy, dx, pass);
 }
 
-// dW = (Q(dY)^T Q(X)) * DGE'(W) + dY^T residual, contraction over T.
+// dW = Q(dY)^T Q(X), contraction over T, then through the rounding of W (estimator, trust mask, both in fprop's basis)
+// and out of that basis; plus dY^T residual, plus the product of the outlier channels.
 void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& saved, const Tensor& dw,
                    const PassContext& pass) {
+  const OperandSpec& spec_x = (*recipe_)[Operand::WgradX];
+  const OperandSpec& spec_dy = (*recipe_)[Operand::WgradDy];
+  const bool reuses = spec_x.source == OperandSource::Fprop;
+  const bool fold = spec_dy.fold_partner_scales;
   QTensor own_x;
-  if (!recipe_[Operand::WgradX].from_fprop) {
-    QuantizeContext context = context_for(Operand::WgradX, pass.seed, pass.step);
-    context.element_offset = static_cast<std::uint64_t>(pass.first_token * saved.source.cols());
-    own_x = quantise(Operand::WgradX, saved.source, context, pass.arena, pass.measure_quality, pass.profile);
+  if (!reuses) {
+    const Tensor source = wgrad_source(saved, pass.arena);
+    own_x = quantise(Operand::WgradX, source, token_context(Operand::WgradX, source, pass), pass.arena,
+                     pass.measure_quality, pass.profile);
   }
-  const QTensor& x = recipe_[Operand::WgradX].from_fprop ? saved.x : own_x;
-  const bool fold = recipe_[Operand::WgradDy].fold_partner_scales;
-  QTensor own_dy;
-  if (shared_dy == nullptr) {
-    QuantizeContext context = context_for(Operand::WgradDy, pass.seed, pass.step);
-    context.element_offset = static_cast<std::uint64_t>(pass.first_token * dy.cols());
-    if (fold) context.row_fold = x.scales.reshape({x.rows});
-    own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
-  }
-  const GemmOperand left{shared_dy != nullptr ? *shared_dy : own_dy, /*transposed=*/true};
-  const GemmOperand right{x, /*transposed=*/true, /*scales_folded=*/fold};
-  paths_[2] = gemm_path(left, right);
+  const QTensor& x = reuses ? saved.x : own_x;
+  const GemmOperand right{x, /*transposed=*/reuses || !spec_x.quant.transposed, /*scales_folded=*/fold};
 
-  // The estimator multiplies this micro-batch's product alone, not what earlier ones accumulated.
-  const bool dge = recipe_.weight_gradient.estimator == WeightGradient::Estimator::Dge;
-  const bool apart = dge && !pass.first_micro_batch;
+  // Estimator, mask and rotation change this micro-batch's product alone, not what earlier ones accumulated.
+  const bool dge = recipe_->weight_gradient.estimator == WeightGradient::Estimator::Dge;
+  const bool masked = fprop_w_.mask.defined();
+  const bool in_basis = basis().enabled() && from_fprop(Operand::WgradX);
+  const bool rotate_back = in_basis || (basis().enabled() && (dge || masked));
+  const bool apart = (dge || masked || rotate_back) && !pass.first_micro_batch;
   const Tensor product = apart ? pass.arena.allocate(DType::F32, {dw.rows(), dw.cols()}) : dw;
-  timed(pass.profile, "gemm wgrad", gemm, left, right, product,
-        apart || pass.first_micro_batch ? Accumulate::Overwrite : Accumulate::Add, pass.arena);
-  if (dge) {
-    timed(pass.profile, "dge", dge_apply, product, weight_, fprop_w_, recipe_[Operand::FpropW].quant,
-          recipe_.weight_gradient.k, recipe_.weight_gradient.clip);
-    if (apart) add_in_place(dw, product);
+  for (int sample = 0; sample < spec_dy.samples; ++sample) {
+    const ArenaScope scope(pass.arena);
+    QTensor own_dy;
+    if (shared_dy == nullptr) {
+      QuantizeContext context = token_context(Operand::WgradDy, dy, pass, static_cast<std::uint32_t>(sample));
+      if (fold) context.row_fold = x.scales.reshape({x.rows});
+      own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality && sample == 0, pass.profile);
+      own_dy.tensor_scale /= static_cast<float>(spec_dy.samples);
+    }
+    const GemmOperand left{shared_dy != nullptr ? *shared_dy : own_dy, /*transposed=*/!spec_dy.quant.transposed};
+    const bool overwrite = sample == 0 && (apart || pass.first_micro_batch);
+    paths_[2] = gemm_path(left, right);
+    timed(pass.profile, "gemm wgrad", gemm, left, right, product, overwrite ? Accumulate::Overwrite : Accumulate::Add,
+          pass.arena);
   }
-  if (saved.x.residual.defined() && recipe_.residual_in_wgrad) {
+  if (rotate_back && !in_basis) {
+    timed(pass.profile, "rotate", hadamard_forward, product, basis(), basis_signs(), product);
+  }
+  if (dge) {
+    const WeightGradient& estimator = recipe_->weight_gradient;
+    timed(pass.profile, "dge", dge_apply, product, in_basis_of_fprop(weight_, pass.arena), fprop_w_,
+          (*recipe_)[Operand::FpropW].quant, estimator.k, estimator.clip);
+  }
+  if (masked) timed(pass.profile, "mask", apply_trust_mask, product, fprop_w_.mask);
+  if (rotate_back) timed(pass.profile, "rotate", hadamard_inverse, product, basis(), basis_signs(), product);
+  if (apart) add_in_place(dw, product);
+
+  if (saved.x.residual.defined() && recipe_->residual_in_wgrad) {
     timed(pass.profile, "residual wgrad", spmm_wgrad, saved.x.residual, dy, dw, pass.arena);
   }
+  if (splits_outliers(saved)) {
+    const QTensor channels =
+        quantise_outliers(StreamUse::OutlierWgradX, outlier_source(saved, pass.arena), true, Product::Wgrad, pass);
+    const QTensor gradient = quantise_outliers(StreamUse::OutlierDy, dy, true, Product::Wgrad, pass);
+    const Tensor part = pass.arena.allocate(DType::F32, {dw.rows(), channels.rows});
+    timed(pass.profile, "outliers wgrad", gemm, GemmOperand{gradient}, GemmOperand{channels}, part,
+          Accumulate::Overwrite, pass.arena);
+    scatter_columns(part, outliers_.channels(), dw, Accumulate::Add);
+  }
+  if (measures(Product::Wgrad, pass)) measure_wgrad(dy, saved.source, dw, pass);
 }
 
 }  // namespace nibble

@@ -3,17 +3,33 @@
 #pragma once
 
 #include <array>
+#include <functional>
+#include <optional>
 #include <string>
 
 #include "nibble/ops/gemm.h"
 #include "nibble/quant/quantize.h"
+#include "nibble/recipe/oscillation_watch.h"
+#include "nibble/recipe/outlier_channels.h"
+#include "nibble/recipe/product_quality.h"
+#include "nibble/recipe/random_streams.h"
 #include "nibble/recipe/recipe.h"
 #include "nibble/tensor/profile.h"
 
 namespace nibble {
 
+class Linear;
+
 /// Quality of the six operands, summed over whatever was measured.
 using LinearQuality = std::array<QuantQuality, 6>;
+
+/// Rows of a product that are measured: an eighth, at least `least` where there are so many.
+std::int64_t measured_rows(std::int64_t rows, std::int64_t least);
+/// The least number of tokens that are measured, where there are so many.
+inline constexpr std::int64_t kMeasuredTokens = 16;
+
+/// Sees the tensors that a pass quantises: x and w before fprop, dY before the backward products.
+using OperandObserver = std::function<void(const Linear& linear, Operand operand, const Tensor& source)>;
 
 /// What a pass through the layers carries along.
 struct PassContext {
@@ -27,52 +43,131 @@ struct PassContext {
   bool first_micro_batch = true;
   bool measure_quality = false;
   StepProfile* profile = nullptr;  ///< receives the time of each op, when given
+  const OperandObserver* observer = nullptr;
+  /// Tokens of the step's whole batch: the row stride of random numbers where a token is a column.
+  std::int64_t tokens_per_step = 0;
 };
 
 class Linear {
  public:
-  /// `id` is unique in the model: it keys the random numbers. `recipe` must outlive the layer.
-  Linear(std::string name, std::uint32_t id, const Recipe& recipe);
+  /// `id` is unique in the model: it keys the random numbers. `recipe` must outlive the layer, which is one of block
+  /// `block` of `blocks`.
+  Linear(std::string name, std::uint32_t id, const Recipe& recipe, std::int64_t block, std::int64_t blocks);
 
-  /// Quantises the weight W [N, K] (F32) for this step, from `weight_arena`, which must outlive the step.
-  void prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, bool measure_quality);
+  /// Which of the recipe's stages holds from now on; 0 at first. State of what the new stage does not do as the old one
+  /// did begins anew.
+  void set_stage(std::size_t stage);
+
+  /// Quantises the weight W [N, K] (F32) for this step, from `weight_arena`, which must outlive the step; `scratch` is
+  /// another arena, as it was when prepare returns.
+  void prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
+               bool measure_quality);
 
   /// What backward needs of forward.
   struct Saved {
-    QTensor x;      ///< fprop.x as quantised (with its residual)
-    Tensor source;  ///< X as given, for recipes that quantise it again in wgrad and for measurements
+    QTensor x;         ///< fprop.x as quantised (with its residual)
+    Tensor source;     ///< X as given, for recipes that quantise it again in wgrad and for measurements
+    QTensor outliers;  ///< the outlier channels of X, where some are chosen
   };
 
-  /// y [T, N] (+)= X W^T; x [T, K] in F32 or BF16.
+  /// y [T, N] (+)= X W^T; x [T, K] in F32 or BF16. Touches no state.
   Saved forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass);
   /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.first_micro_batch) from dy [T, N].
   void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass);
 
+  /// After the optimizer changed W (F32 [N, K]) in step `step` of `steps`: moving averages, oscillation statistics and
+  /// resets, which may write W. Returns how many weights were reset.
+  std::int64_t after_update(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch);
+
+  /// The state that a checkpoint must hold for the weight W (F32 [N, K]), each with a name unique in the layer; empty
+  /// for most recipes. Names and shapes depend on recipe, stage and the shape of W alone; tensors are allocated on the
+  /// first call after construction or set_stage, so a resumed run can read into them.
+  void visit_state(const Tensor& w, const std::function<void(const std::string& name, const Tensor& tensor)>& f);
+
   const std::string& name() const { return name_; }
-  const Recipe& recipe() const { return recipe_; }
+  /// How the layer runs in the current stage.
+  const LinearRecipe& recipe() const { return *recipe_; }
   /// Elements of W; known after prepare.
   std::int64_t weights() const { return weight_.numel(); }
   /// What was measured since reset_quality(); an operand that fprop's serves again has fprop's figures.
   LinearQuality quality() const;
-  void reset_quality() { quality_ = {}; }
+  /// Of the first micro-batch: y of the first eighth of its tokens (at least 16), dX of the same, and an eighth of the
+  /// rows of dW, as the optimizer sees them, estimator, mask and residual included. A product of unquantised operands
+  /// is not measured and has a count of 0.
+  const LinearProducts& products() const { return products_; }
+  /// Between the last measured step and the one after it, of an eighth of W's rows; known after that step's
+  /// after_update, and until another step was measured. Nothing where W is not quantised.
+  const std::optional<Oscillation>& oscillation() const { return oscillation_; }
+  void reset_quality();
   /// How fprop, dgrad and wgrad run on this machine; known after the first pass.
   const std::array<GemmPath, 3>& paths() const { return paths_; }
 
  private:
+  // linear.cpp: the products
   QTensor quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
                    StepProfile* profile);
-  QuantizeContext context_for(Operand operand, std::uint64_t seed, std::uint32_t step) const;
-  void dgrad(const Tensor& dy, const Tensor& dx, const PassContext& pass, QTensor* dy_out);
+  void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QTensor* dy_out);
   void wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);
+
+  // linear_operands.cpp: what the operands are quantised from, and by which random numbers
+  bool from_fprop(Operand operand) const { return (*recipe_)[operand].source != OperandSource::HighPrecision; }
+  const Hadamard& basis() const { return (*recipe_)[Operand::FpropW].quant.hadamard; }  // of fprop's operands
+  RandomStream basis_signs() const;
+  QuantizeContext token_context(RandomStream random, const QuantSpec& spec, Product product, const Tensor& x,
+                                const PassContext& pass) const;
+  QuantizeContext token_context(Operand operand, const Tensor& x, const PassContext& pass,
+                                std::uint32_t sample = 0) const;
+  QuantizeContext weight_context(Operand operand, std::uint32_t step, std::uint64_t seed) const;
+  QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure);
+  QTensor quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
+                            const PassContext& pass);
+  QTensor quantise_weight_outliers(const Tensor& w, std::uint32_t step, Arena& arena);
+  QTensor quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_token, Arena& arena, Arena& scratch,
+                                bool measure);
+  Tensor forward_weight(const QTensor& w, const QTensor& outliers, Arena& arena) const;
+  Tensor in_basis_of_fprop(const Tensor& w, Arena& arena) const;
+  bool splits_outliers(const Saved& saved) const;
+  Tensor wgrad_source(const Saved& saved, Arena& arena) const;
+  Tensor outlier_source(const Saved& saved, Arena& arena) const;
+
+  // linear_state.cpp: what lasts from step to step
+  void ensure_state(const Tensor& w);
+  std::int64_t reset_oscillating(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch);
+
+  // linear_measure.cpp
+  bool measures(Product product, const PassContext& pass) const;
+  void measure_fprop(const Tensor& x, const Tensor& y, const Tensor& before, const PassContext& pass);
+  void measure_dgrad(const Tensor& dy, const Tensor& dx, const PassContext& pass);
+  void measure_wgrad(const Tensor& dy, const Tensor& x, const Tensor& dw, const PassContext& pass);
+  void measure_oscillation(const Tensor& w, Arena& scratch);
 
   std::string name_;
   std::uint32_t id_;
-  const Recipe& recipe_;
-  Tensor weight_;  // F32 [N, K], the source of this step
+  const Recipe& whole_recipe_;
+  std::int64_t block_;
+  std::int64_t blocks_;
+  const LinearRecipe* recipe_;
+
+  // Of this step
+  Tensor weight_;  // F32 [N, K], the source
+  std::uint64_t seed_ = 0;
+  std::uint32_t step_ = 0;
   QTensor fprop_w_;
-  QTensor dgrad_w_;           // defined when dgrad quantises W by itself
-  Tensor weight_transposed_;  // [K, N] BF16 or F32, for the sparse residual's product
+  QTensor dgrad_w_;           // defined when dgrad quantises W by itself, once a step
+  QTensor outlier_w_;         // the outlier channels of W, where some are chosen
+  Tensor other_channels_;     // F32 [K]: 0 at the outlier channels, else 1; where some are chosen
+  Tensor weight_transposed_;  // [K, N] BF16, for the sparse residual's product
+  Tensor measured_weight_;    // F32: a sample of W's rows, in a step that is measured
+
+  // From step to step
+  bool has_state_ = false;
+  OutlierSelection outliers_;
+  OwnedTensor weight_average_;  // F32 [N, K]
+  OscillationWatch oscillation_watch_;
+
   LinearQuality quality_;
+  LinearProducts products_;
+  std::optional<Oscillation> oscillation_;
   std::array<GemmPath, 3> paths_{GemmPath::F32, GemmPath::F32, GemmPath::F32};
 };
 

@@ -162,12 +162,17 @@ std::string recipe_details(const Comparison& comparison, std::size_t r) {
   const RunLog& run = comparison.logs[recipe.runs[0]];
   std::string body;
   if (!run.recipe_table.empty()) {
-    body +=
-        "<div class=\"scroll\"><table><thead><tr><th class=\"text\">operand</th><th class=\"text\">quantized as</th>"
-        "</tr></thead>\n<tbody>\n";
+    const bool differ = std::any_of(run.recipe_table.begin(), run.recipe_table.end(),
+                                    [](const RecipeOperand& operand) { return !operand.where.empty(); });
+    body += fmt::format(
+        "<div class=\"scroll\"><table><thead><tr><th class=\"text\">operand</th>{}"
+        "<th class=\"text\">quantized as</th></tr></thead>\n<tbody>\n",
+        differ ? "<th class=\"text\">only in</th>" : "");
     for (const RecipeOperand& operand : run.recipe_table) {
-      body += fmt::format("<tr><th class=\"text\"><code>{}</code></th><td class=\"text wrap\">{}</td></tr>\n",
-                          escape_markup(operand.operand), escape_markup(operand.spec));
+      body += fmt::format("<tr><th class=\"text\"><code>{}</code></th>{}<td class=\"text wrap\">{}</td></tr>\n",
+                          escape_markup(operand.operand),
+                          differ ? fmt::format("<td class=\"text\">{}</td>", escape_markup(operand.where)) : "",
+                          escape_markup(operand.spec));
     }
     body += "</tbody></table></div>\n";
   }
@@ -281,7 +286,7 @@ constexpr const char* kReadingGuide = R"html(<details><summary>How to read this 
 <tr><th class="text">dgrad, input gradient</th><td class="text">dX = dY W</td><td class="text">DG dgrad.dy = dY, DW dgrad.w = W</td></tr>
 <tr><th class="text">wgrad, weight gradient</th><td class="text">dW = dYᵀ X</td><td class="text">GG wgrad.dy = dY, GX wgrad.x = X</td></tr>
 </tbody></table></div>
-<p class="note"><b>Gap</b>: 100 (loss / loss of the baseline − 1), against the run with the same seed, and so the same data order and initial weights. <b>Noise</b>: by how much the baseline changes when only its seed does, in the same unit; a gap smaller than that says nothing. <b>SNR</b>: signal-to-noise ratio of a quantized operand against its source, in dB; “exact” means no rounding error. <b>Underflow</b>: share of nonzero elements that became zero. <b>Clamped</b>: share of elements that the clamp changed.</p>
+<p class="note"><b>Gap</b>: 100 (loss / loss of the baseline − 1), against the run with the same seed, and so the same data order and initial weights. <b>Noise</b>: by how much the baseline changes when only its seed does, in the same unit; a gap smaller than that says nothing. <b>SNR</b>: signal-to-noise ratio of a quantized operand against its source, in dB; “exact” means no rounding error. <b>Underflow</b>: share of nonzero elements that became zero. <b>Clamped</b>: share of elements that the clamp changed. <b>Clipped</b>: share of elements beyond the largest value that their block can hold. <b>Bias</b>: mean of q − x over the mean of |x|.</p>
 </div></details>
 )html";
 
@@ -290,9 +295,9 @@ constexpr const char* kReadingGuide = R"html(<details><summary>How to read this 
 std::string report_page(const Comparison& comparison) {
   std::string body = header(comparison) + result_table(comparison) + kReadingGuide;
   if (!comparison.logs.empty()) {
-    body += legend(comparison) + loss_section(comparison) + gap_section(comparison) + quality_section(comparison) +
-            speed_section(comparison) + optimization_section(comparison) + settings_section(comparison) +
-            reproduce_section(comparison);
+    body += legend(comparison) + loss_section(comparison) + gap_section(comparison) + alarm_section(comparison) +
+            quality_section(comparison) + speed_section(comparison) + optimization_section(comparison) +
+            settings_section(comparison) + reproduce_section(comparison);
   }
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"

@@ -65,10 +65,15 @@ figure + figure { margin: 0; }
 figcaption { margin: 0 0 8px; font-size: 14px; color: var(--muted); }
 figcaption b { color: var(--ink); font-weight: 600; }
 figcaption small { display: block; font-size: 13px; }
-.maps { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.maps figure { flex: 0 1 auto; }
+.stack { display: grid; gap: 18px; grid-template-columns: minmax(0, 1fr); }
+.stack .heat { width: auto; max-width: 100%; }
+.choose { display: none; flex-wrap: wrap; gap: 4px 6px; margin: 0 0 14px; font-size: 14px; }
+.choose.live { display: flex; }
+.choose button { padding: 3px 12px; border: 1px solid var(--line); border-radius: 99px; background: none; color: var(--muted);
+  font: inherit; cursor: pointer; }
+.choose button:hover { border-color: var(--axis); }
+.choose button[aria-pressed="true"] { border-color: var(--ink); color: var(--ink); font-weight: 600; }
 .plot { display: block; width: 100%; height: auto; overflow: visible; }
-.maps .plot { width: auto; max-width: 100%; }
 .plot text { font-size: 12px; fill: var(--muted); font-family: inherit; font-variant-numeric: tabular-nums; }
 .plot text.direct { fill: currentColor; font-weight: 600; }
 .plot text.halo { paint-order: stroke; stroke: var(--panel); stroke-width: 3px; }
@@ -89,6 +94,10 @@ figcaption small { display: block; font-size: 13px; }
 .plot .mark.hollow circle { fill: var(--panel); stroke: currentColor; stroke-width: 1.6; }
 .plot .range { stroke: currentColor; stroke-width: 2; opacity: .4; }
 .plot .cell { fill: var(--heat); }
+.plot .panel-frame { fill: none; stroke: var(--line); }
+.plot .event-line { stroke: currentColor; opacity: .55; stroke-dasharray: 3 3; }
+.plot text.event-text { fill: currentColor; font-size: 11.5px; }
+.plot .level { stroke: var(--ink); opacity: .6; stroke-dasharray: 7 4; }
 .plot .cursor { stroke: var(--axis); stroke-dasharray: 2 3; }
 .plot .off, .off { display: none; }
 .narrow { display: none; }
@@ -117,96 +126,6 @@ footer { margin-top: 56px; padding-top: 14px; border-top: 1px solid var(--line);
 #readout div { display: flex; gap: 14px; justify-content: space-between; }
 @media print { .legend { position: static; } figure, details { break-inside: avoid; } }
 )css";
-}
-
-std::string_view page_script() {
-  return R"js(
-(() => {
-  'use strict';
-  // Legend items become switches.
-  for (const item of document.querySelectorAll('.legend .item')) {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.className = item.className;
-    button.innerHTML = item.innerHTML;
-    button.setAttribute('aria-pressed', 'true');
-    const group = item.dataset.series;
-    button.addEventListener('click', () => {
-      const show = button.getAttribute('aria-pressed') === 'false';
-      button.setAttribute('aria-pressed', String(show));
-      for (const e of document.querySelectorAll('.plot [data-group="' + group + '"]')) e.classList.toggle('off', !show);
-    });
-    item.replaceWith(button);
-  }
-
-  // Values under the pointer, read back from the drawn paths.
-  const box = document.createElement('div');
-  box.id = 'readout';
-  box.hidden = true;
-  document.body.append(box);
-  const scale = text => {
-    const [from, to, low, high, log] = text.split(' ').map(Number);
-    return at => {
-      const t = (at - from) / (to - from);
-      return log ? low * Math.pow(high / low, t) : low + t * (high - low);
-    };
-  };
-  const digits = v => Math.abs(v) >= 1000 ? Math.round(v).toLocaleString('en') :
-    Math.abs(v) >= 0.01 || v === 0 ? String(+v.toPrecision(4)) : v.toExponential(2);
-  const points = path => (path.getAttribute('d').match(/[-\d.]+ [-\d.]+/g) || []).map(p => p.split(' ').map(Number));
-  for (const plot of document.querySelectorAll('svg.lines')) {
-    const x = scale(plot.dataset.x), y = scale(plot.dataset.y);
-    const lines = [...plot.querySelectorAll('path.line')].map(path => ({path, points: points(path)}));
-    const [left, right] = plot.dataset.x.split(' ').map(Number);
-    const [bottom, top] = plot.dataset.y.split(' ').map(Number);
-    const cursor = document.createElementNS(plot.namespaceURI, 'line');
-    cursor.setAttribute('class', 'cursor off');
-    cursor.setAttribute('y1', top);
-    cursor.setAttribute('y2', bottom);
-    plot.append(cursor);
-    const hide = () => { box.hidden = true; cursor.classList.add('off'); };
-    plot.addEventListener('pointerleave', hide);
-    plot.addEventListener('pointermove', event => {
-      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
-      if (at.x < left - 4 || at.x > right + 4) return hide();
-      const found = [];
-      let nearest = at.x;
-      let least = Infinity;
-      for (const line of lines) {
-        if (line.path.classList.contains('off') || line.path.classList.contains('faint')) continue;
-        let best = null;
-        for (const p of line.points) if (!best || Math.abs(p[0] - at.x) < Math.abs(best[0] - at.x)) best = p;
-        if (!best || Math.abs(best[0] - at.x) > 25) continue;
-        found.push({name: line.path.dataset.name, value: y(best[1]), kind: line.path.getAttribute('class').match(/k\d/)[0]});
-        if (Math.abs(best[0] - at.x) < least) { least = Math.abs(best[0] - at.x); nearest = best[0]; }
-      }
-      if (!found.length) return hide();
-      found.sort((a, b) => b.value - a.value);
-      box.replaceChildren();
-      const head = document.createElement('div');
-      head.textContent = plot.dataset.xName + ' ' + digits(x(nearest));
-      box.append(head);
-      for (const f of found) {
-        const row = document.createElement('div');
-        const name = document.createElement('b');
-        name.className = f.kind;
-        name.textContent = f.name;
-        const value = document.createElement('span');
-        value.textContent = digits(f.value).replace('-', '\u2212');
-        row.append(name, value);
-        box.append(row);
-      }
-      cursor.setAttribute('x1', nearest);
-      cursor.setAttribute('x2', nearest);
-      cursor.classList.remove('off');
-      box.hidden = false;
-      const w = box.offsetWidth, h = box.offsetHeight;
-      box.style.left = Math.max(4, event.clientX + 18 + w > innerWidth ? event.clientX - 18 - w : event.clientX + 18) + 'px';
-      box.style.top = Math.max(4, Math.min(event.clientY - h / 2, innerHeight - h - 4)) + 'px';
-    });
-  }
-})();
-)js";
 }
 
 }  // namespace nibble

@@ -90,6 +90,21 @@ int recipe_color(const Comparison& comparison, std::size_t recipe) {
 
 std::string recipe_group(std::size_t recipe) { return fmt::format("r{}", recipe); }
 
+std::vector<Mark> stage_marks(const Comparison& comparison) {
+  std::vector<Mark> marks;
+  for (std::size_t r = 0; r < comparison.recipes.size(); ++r) {
+    for (const StageRecord& change : comparison.logs[comparison.recipes[r].runs[0]].stages) {
+      const auto x = static_cast<double>(change.step);
+      const bool labelled = std::any_of(marks.begin(), marks.end(), [&](const Mark& mark) { return mark.x == x; });
+      marks.push_back({.x = x,
+                       .label = labelled ? "" : fmt::format("stage {}", change.stage),
+                       .group = recipe_group(r),
+                       .color = recipe_color(comparison, r)});
+    }
+  }
+  return marks;
+}
+
 std::string figure(std::string_view caption, std::string_view drawing) {
   if (caption.empty()) return fmt::format("<figure>\n{}</figure>\n", drawing);
   return fmt::format("<figure><figcaption>{}</figcaption>\n{}</figure>\n", caption, drawing);
@@ -157,12 +172,14 @@ std::string loss_section(const Comparison& comparison) {
     }
   }
   if (series.empty()) return {};
+  const std::vector<Mark> marks = stage_marks(comparison);
   std::string figures;
   LineChart chart{.title = "Training and validation loss over steps, all runs",
                   .height = 340,
                   .x = {.label = "step"},
                   .y = {.label = "loss, nats per token"},
-                  .series = series};
+                  .series = series,
+                  .marks = marks};
   fit_from(chart.y, series, 0.03 * last);
   figures += figure(small_caption("Whole run", "the first 3 % of steps run off the top"), draw_two_widths(chart));
 
@@ -172,9 +189,10 @@ std::string loss_section(const Comparison& comparison) {
   chart.y = {.label = "loss, nats per token"};
   fit_from(chart.y, series, chart.x.low);
   if (last >= 30) figures += figure(small_caption("Last third", "the same, enlarged"), draw_two_widths(chart));
-  return "<section id=\"loss\"><h2>Loss</h2>\n<p>Lines: training loss, averaged over about 4 % of the run. Points: "
-         "validation loss. Further seeds of a recipe are dashed.</p>\n<div class=\"grid\">\n" +
-         figures + "</div></section>\n";
+  return fmt::format(
+      "<section id=\"loss\"><h2>Loss</h2>\n<p>Lines: training loss, averaged over about 4 % of the run. Points: "
+      "validation loss. Further seeds of a recipe are dashed.{}</p>\n<div class=\"grid\">\n{}</div></section>\n",
+      marks.empty() ? "" : " Upright lines: the next stage of a recipe begins.", figures);
 }
 
 std::string gap_section(const Comparison& comparison) {
@@ -215,6 +233,7 @@ std::string gap_section(const Comparison& comparison) {
                   .x = {.label = "step"},
                   .y = {.label = fmt::format("gap to {}, %", comparison.baseline)},
                   .series = series,
+                  .marks = stage_marks(comparison),
                   .zero_line = true};
   std::vector<const RunLog*> baselines;
   for (std::size_t run : comparison.recipes[0].runs) baselines.push_back(&comparison.logs[run]);
@@ -285,11 +304,13 @@ std::string optimization_section(const Comparison& comparison) {
   LineChart norms{.title = "Gradient norm over steps",
                   .height = 260,
                   .x = {.label = "step"},
-                  .y = {.label = "gradient norm", .logarithmic = true}};
+                  .y = {.label = "gradient norm", .logarithmic = true},
+                  .marks = stage_marks(comparison)};
   LineChart rates{.title = "Learning rate over steps",
                   .height = 260,
                   .x = {.label = "step"},
-                  .y = {.label = "learning rate", .from_zero = true}};
+                  .y = {.label = "learning rate", .from_zero = true},
+                  .marks = stage_marks(comparison)};
   for (std::size_t r = 0; r < comparison.recipes.size(); ++r) {
     for (std::size_t i = 0; i < comparison.recipes[r].runs.size(); ++i) {
       const RunLog& run = comparison.logs[comparison.recipes[r].runs[i]];

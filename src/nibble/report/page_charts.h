@@ -26,10 +26,23 @@ std::string draw_two_widths(Plot plot, int narrow_width = 380) {
   return "<div class=\"wide-only\">" + wide + "</div><div class=\"narrow\">" + draw(plot) + "</div>\n";
 }
 
+/// An SNR that counts as full precision; BF16 operands have 56 dB.
+inline constexpr double kFullPrecisionDb = 45;
+/// A recipe whose operands are all of full precision or not logged has nothing to plot.
+bool is_quantized(const RecipeSummary& recipe);
+
+/// Where recipes changed their stage, as marks for charts over steps; one of each recipe's runs stands for all.
+std::vector<Mark> stage_marks(const Comparison& comparison);
+
 std::string final_gap_figure(const Comparison& comparison);
 std::string loss_section(const Comparison& comparison);
 std::string gap_section(const Comparison& comparison);
 std::string quality_section(const Comparison& comparison);
+/// Parts of the quality section: curves of the products, of oscillation and of gradient over noise; and maps of layers
+/// over time.
+std::string product_figures(const Comparison& comparison);
+std::string layer_maps(const Comparison& comparison);
+std::string alarm_section(const Comparison& comparison);
 std::string speed_section(const Comparison& comparison);
 std::string optimization_section(const Comparison& comparison);
 

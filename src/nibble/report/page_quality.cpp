@@ -19,9 +19,6 @@ constexpr std::array<const char*, kOperands> kMeanings = {"activations, forward"
                                                           "output gradient, for the weight gradient",
                                                           "activations, for the weight gradient"};
 
-// Above this many layers a map is folded away.
-constexpr std::size_t kOpenRows = 60;
-
 /// A figure of one operand over steps, mean over the recipe's seeds.
 Curve over_steps(const Comparison& comparison, const RecipeSummary& recipe, std::size_t operand,
                  double OperandQuality::*figure_of) {
@@ -30,7 +27,7 @@ Curve over_steps(const Comparison& comparison, const RecipeSummary& recipe, std:
     Curve curve;
     for (const QualityPoint& point : comparison.logs[run].quality) {
       curve.x.push_back(static_cast<double>(point.step));
-      curve.y.push_back(point.quality[operand].*figure_of);
+      curve.y.push_back(point.total.quality[operand].*figure_of);
     }
     curves.push_back(std::move(curve));
   }
@@ -39,12 +36,6 @@ Curve over_steps(const Comparison& comparison, const RecipeSummary& recipe, std:
 
 bool any_finite(const std::vector<double>& values) {
   return std::any_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
-}
-
-/// A recipe whose operands are all exact or not logged has nothing to plot.
-bool is_quantized(const RecipeSummary& recipe) {
-  return std::any_of(recipe.quality.begin(), recipe.quality.end(),
-                     [](const OperandQuality& operand) { return std::isfinite(operand.snr_db); });
 }
 
 std::string operand_caption(std::size_t operand, std::string_view note) {
@@ -130,79 +121,27 @@ std::string share_figure(const Comparison& comparison, double OperandQuality::*s
   return figure(fmt::format("<b>{}</b> · {}", title, note), draw_two_widths(plot));
 }
 
-std::string short_layer(const std::string& name) { return name.starts_with("layers.") ? name.substr(7) : name; }
-
-std::string heat_figures(const Comparison& comparison) {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -low;
-  for (const RunLog& run : comparison.logs) {
-    for (const LayerQuality& layer : run.layers) {
-      for (const OperandQuality& operand : layer.quality) {
-        if (!std::isfinite(operand.snr_db)) continue;
-        low = std::min(low, operand.snr_db);
-        high = std::max(high, operand.snr_db);
-      }
-    }
-  }
-  if (low > high) return {};
-  std::string figures;
-  for (std::size_t r = 0; r < comparison.recipes.size(); ++r) {
-    const RecipeSummary& recipe = comparison.recipes[r];
-    const RunLog& run = comparison.logs[recipe.runs[0]];
-    HeatMap map;
-    map.title = fmt::format("Signal-to-noise ratio in dB of {} per layer and operand at step {}", recipe.label,
-                            run.layers_step);
-    map.pale = high;
-    map.strong = low;
-    std::vector<std::size_t> shown;
-    for (std::size_t o = 0; o < kOperands; ++o) {
-      if (std::any_of(run.layers.begin(), run.layers.end(),
-                      [o](const LayerQuality& layer) { return !std::isnan(layer.quality[o].snr_db); })) {
-        shown.push_back(o);
-        map.columns.emplace_back(kOperandShortNames[o]);
-      }
-    }
-    if (shown.empty() || !is_quantized(recipe)) continue;
-    for (const LayerQuality& layer : run.layers) {
-      map.rows.push_back(short_layer(layer.layer));
-      std::vector<HeatCell> cells;
-      for (std::size_t o : shown) {
-        const OperandQuality& q = layer.quality[o];
-        cells.push_back(
-            {q.snr_db, format_decibel(q.snr_db),
-             fmt::format("{} {}: {} dB, underflow {}, clamped {}", layer.layer, kOperandNames[o],
-                         format_decibel(q.snr_db), format_percent(q.underflow), format_percent(q.clamped))});
-      }
-      map.cells.push_back(std::move(cells));
-    }
-    const std::string caption = fmt::format("<b class=\"k{}\">{}</b> · seed {}, step {}", recipe_color(comparison, r),
-                                            escape_markup(recipe.label), run.seed, format_integer(run.layers_step));
-    const std::string drawing = figure(caption, draw(map));
-    figures += map.rows.size() <= kOpenRows
-                   ? drawing
-                   : fmt::format("<details><summary>{} <span>{} layers</span></summary><div>{}</div></details>\n",
-                                 escape_markup(recipe.label), map.rows.size(), drawing);
-  }
-  return "<h3>By layer, at the last interval</h3>\n<p class=\"note\">SNR in dB; the stronger the colour, the noisier "
-         "the "
-         "operand. One scale for all maps.</p>\n<div class=\"maps\">\n" +
-         figures + "</div>\n";
-}
-
 }  // namespace
+
+bool is_quantized(const RecipeSummary& recipe) {
+  return std::any_of(recipe.quality.begin(), recipe.quality.end(),
+                     [](const OperandQuality& operand) { return operand.snr_db < kFullPrecisionDb; });
+}
 
 std::string quality_section(const Comparison& comparison) {
   const std::string snr = snr_figures(comparison);
   const std::string shares =
       share_figure(comparison, &OperandQuality::underflow, "Underflow", "nonzero elements that became zero") +
-      share_figure(comparison, &OperandQuality::clamped, "Clamped", "elements that the clamp changed");
-  const std::string heat = heat_figures(comparison);
-  if (snr.empty() && shares.empty() && heat.empty()) return {};
+      share_figure(comparison, &OperandQuality::clamped, "Clamped", "elements that the clamp changed") +
+      share_figure(comparison, &OperandQuality::clipped, "Clipped", "elements beyond the largest value of their block");
+  const std::string products = product_figures(comparison);
+  const std::string maps = layer_maps(comparison);
+  if (snr.empty() && shares.empty() && products.empty() && maps.empty()) return {};
   std::string left_out;
   for (const RecipeSummary& recipe : comparison.recipes) {
     if (!is_quantized(recipe)) left_out += (left_out.empty() ? "" : ", ") + escape_markup(recipe.label);
   }
-  if (!left_out.empty()) left_out = fmt::format(" Without rounding error to show: {}.", left_out);
+  if (!left_out.empty()) left_out = fmt::format(" Left out, as they round to nothing less than BF16: {}.", left_out);
   std::string out = fmt::format(
       "<section id=\"quality\"><h2>Quantization quality</h2>\n<p>How well each quantized operand of the three products "
       "represents its source: signal-to-noise ratio 10 log₁₀(Σx² / Σ(q − x)²), over all layers. 6 dB more is half the "
@@ -215,7 +154,7 @@ std::string quality_section(const Comparison& comparison) {
         "its intervals. Operands that lose nothing are left out.</p>\n<div class=\"grid\">\n" +
         shares + "</div>\n";
   }
-  return out + heat + "</section>\n";
+  return out + products + maps + "</section>\n";
 }
 
 }  // namespace nibble

@@ -23,17 +23,22 @@ double mean(const std::vector<double>& values) {
   return count == 0 ? kNotLogged : sum / static_cast<double>(count);
 }
 
-double median(std::vector<double> values) {
-  std::erase_if(values, [](double value) { return std::isnan(value); });
-  if (values.empty()) return kNotLogged;
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 const SettingsGroup* find_group(const RunLog& run, const std::string& name) {
   const auto it = std::find_if(run.settings.begin(), run.settings.end(), [&](const auto& g) { return g.name == name; });
   return it == run.settings.end() ? nullptr : &*it;
+}
+
+RunResult result_of(const RunLog& run) {
+  const RunFigures figures = final_figures(run);
+  return {.name = run.name,
+          .directory = run.directory.string(),
+          .recipe = run.recipe,
+          .seed = run.seed,
+          .train_loss = figures.train_loss,
+          .val_loss = figures.val_loss,
+          .tokens_per_second = figures.tokens_per_second,
+          .clamped_share = figures.clamped_share,
+          .quality = figures.quality};
 }
 
 bool same_model(const Comparison& comparison, std::size_t a, std::size_t b) {
@@ -86,7 +91,7 @@ void fill_gap(Comparison& comparison, std::size_t run) {
 /// Takes from the logs what compare.json left out. Losses stay as they are: a missing one is a run that diverged.
 void fill_from_logs(Comparison& comparison) {
   for (std::size_t i = 0; i < comparison.logs.size(); ++i) {
-    const RunResult logged = summarize_run(comparison.logs[i]);
+    const RunResult logged = result_of(comparison.logs[i]);
     RunResult& result = comparison.results[i];
     const auto is_logged = [](const OperandQuality& q) { return !std::isnan(q.snr_db); };
     if (std::none_of(result.quality.begin(), result.quality.end(), is_logged)) result.quality = logged.quality;
@@ -209,30 +214,6 @@ std::string title_of(const std::vector<fs::path>& directories) {
 
 }  // namespace
 
-RunResult summarize_run(const RunLog& run) {
-  RunResult result{.name = run.name,
-                   .directory = run.directory.string(),
-                   .recipe = run.recipe,
-                   .seed = run.seed,
-                   .train_loss = kNotLogged,
-                   .val_loss = run.validation.empty() ? kNotLogged : run.validation.back().loss};
-  const std::size_t n = run.steps.size();
-  const std::size_t tail = std::clamp<std::size_t>(n / 20, 1, 200);
-  std::vector<double> losses;
-  std::vector<double> rates;
-  for (std::size_t i = 0; i < n; ++i) {
-    if (i + tail >= n) losses.push_back(run.steps[i].loss);
-    if (i >= n / 10) rates.push_back(run.steps[i].tokens_per_second);
-  }
-  result.train_loss = mean(losses);
-  result.tokens_per_second = median(rates);
-  std::vector<Quality> quality;
-  for (const QualityPoint& point : run.quality) quality.push_back(point.quality);
-  result.quality = mean_quality(quality);
-  result.clamped_share = result.quality[0].clamped;
-  return result;
-}
-
 std::vector<std::size_t> baselines_of(const Comparison& comparison, std::size_t run) {
   std::vector<std::size_t> baselines;
   if (comparison.baseline.empty()) return baselines;
@@ -253,7 +234,7 @@ Comparison compare_runs(std::vector<RunLog> logs, std::vector<RunResult> results
   comparison.results = std::move(results);
   comparison.noise_percent = noise_percent;
   if (comparison.results.empty()) {
-    for (const RunLog& run : comparison.logs) comparison.results.push_back(summarize_run(run));
+    for (const RunLog& run : comparison.logs) comparison.results.push_back(result_of(run));
   } else {
     fill_from_logs(comparison);
   }

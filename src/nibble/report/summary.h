@@ -43,11 +43,6 @@ struct Comparison {
   std::string command;
 };
 
-/// Final figures of one run from its log: training loss as the mean of the last steps (a twentieth of the run,
-/// at least 1, at most 200), the last validation loss, the median tokens/s after the first tenth of the run
-/// (warm-up), quality averaged over the run, the clamped share as the mean of the quality points' fprop.x.
-RunResult summarize_run(const RunLog& run);
-
 /// Groups runs by recipe and fills in gaps and noise where they are NaN. `results` may be empty (taken from the
 /// logs) and so may `logs` (results as they stand); if both are given they are parallel.
 Comparison compare_runs(std::vector<RunLog> logs, std::vector<RunResult> results = {}, std::string baseline = "bf16",

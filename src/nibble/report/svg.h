@@ -1,4 +1,4 @@
-// Plots as SVG text: line charts with bands, rows of dots and bars, heat maps.
+// Plots as SVG text: line charts with bands, rows of dots and bars, heat maps, maps over time.
 //
 // Colours, type and line styles come from the page's style sheet (page_assets.h): shapes carry classes, series
 // colours are the classes k0 ... k7 (k0 is the neutral ink for a baseline), so one drawing serves light and dark.
@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -47,6 +48,20 @@ struct Band {
   std::vector<double> x{}, low{}, high{};
 };
 
+/// A value of y that curves are judged by: a dashed line across the drawing.
+struct Level {
+  double value = kNotLogged;
+  std::string label{};  ///< written above its left end
+};
+
+/// Something that happened at an x: a thin line from top to bottom.
+struct Mark {
+  double x = kNotLogged;
+  std::string label{};  ///< written at its top
+  std::string group{};
+  int color = 0;
+};
+
 struct LineChart {
   std::string title{};  ///< for readers who can't see the drawing
   int width = 520;      ///< in CSS pixels at natural size
@@ -54,6 +69,8 @@ struct LineChart {
   Axis x{}, y{};
   std::vector<Band> bands{};
   std::vector<Series> series{};
+  std::vector<Level> levels{};
+  std::vector<Mark> marks{};
   bool zero_line = false;
 };
 
@@ -110,5 +127,28 @@ struct HeatMap {
 };
 
 std::string draw(const HeatMap& map);
+
+/// Figures of layers over the steps of a run: one panel an operand (or product) with a row a layer and a column a
+/// measurement. Coloured as HeatMap, in kTimeMapLevels steps of strength so that cells of one strength are one path;
+/// the page's script draws other figures into the same paths.
+struct TimeMap {
+  std::string title{};
+  int width = 1040;
+  std::vector<std::string> rows{};
+  std::vector<std::int64_t> steps{};  ///< of the columns
+  struct Panel {
+    std::string label{};
+    std::vector<std::vector<double>> values{};  ///< [row][column]
+  };
+  std::vector<Panel> panels{};
+  int panels_per_line = 6;
+  double pale = 0;
+  double strong = 1;
+};
+inline constexpr int kTimeMapLevels = 12;
+/// Opacity of the strongest cell: beyond it a cell's text would no longer stand out.
+inline constexpr double kStrongestCell = 0.62;
+
+std::string draw(const TimeMap& map);
 
 }  // namespace nibble

@@ -11,13 +11,6 @@ namespace {
 constexpr double kCellWidth = 46;
 constexpr double kCellHeight = 19;
 constexpr double kHeader = 24;
-// Beyond this the cell's text would no longer stand out from the cell.
-constexpr double kStrongest = 0.62;
-
-double strength(const HeatMap& map, double value) {
-  if (map.strong == map.pale) return 0;
-  return kStrongest * std::clamp((value - map.pale) / (map.strong - map.pale), 0.0, 1.0);
-}
 
 }  // namespace
 
@@ -47,7 +40,7 @@ std::string draw(const HeatMap& map) {
           "<rect class=\"cell\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill-opacity=\"{:.3f}\">"
           "<title>{}</title></rect>\n",
           coordinate(x + 0.5), coordinate(y + 0.5), coordinate(kCellWidth - 1), coordinate(kCellHeight - 1),
-          std::isfinite(cell.value) ? strength(map, cell.value) : 0.0, escape_markup(cell.tip));
+          kStrongestCell * cell_strength(map.pale, map.strong, cell.value), escape_markup(cell.tip));
       out += text_element(x + kCellWidth / 2, y + kCellHeight / 2 + 4, Anchor::Middle, "cell-text", cell.text);
     }
   }

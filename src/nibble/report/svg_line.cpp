@@ -74,6 +74,36 @@ std::string grid(const LineChart& chart, const Frame& frame, const Scale& x, con
   return out;
 }
 
+std::string draw_marks(const LineChart& chart, const Frame& frame, const Scale& x) {
+  std::string out;
+  int labelled = 0;
+  for (const Mark& mark : chart.marks) {
+    const double at = x(mark.x);
+    if (!x.shows(mark.x) || at < frame.left || at > frame.right) continue;
+    out += fmt::format("<g{}>\n", series_attributes("event", mark.color, mark.group));
+    out += line_element(at, frame.top, at, frame.bottom, "event-line");
+    const bool room_right = at + 4 + text_width(mark.label) <= frame.right;
+    if (!mark.label.empty()) {
+      const double lane = frame.top + 10 + 14 * (labelled++ % 4);  // neighbours don't write over each other
+      out += text_element(room_right ? at + 4 : at - 4, lane, room_right ? Anchor::Start : Anchor::End,
+                          "event-text halo", mark.label);
+    }
+    out += "</g>\n";
+  }
+  return out;
+}
+
+std::string draw_levels(const LineChart& chart, const Frame& frame, const Scale& y) {
+  std::string out;
+  for (const Level& level : chart.levels) {
+    const double at = y(level.value);
+    if (!y.shows(level.value) || at < frame.top || at > frame.bottom) continue;
+    out += line_element(frame.left, at, frame.right, at, "level");
+    out += text_element(frame.left + 6, at - 5, Anchor::Start, "halo", level.label);
+  }
+  return out;
+}
+
 std::string draw_series(const Series& series, const Frame& frame, const Scale& x, const Scale& y) {
   std::string out;
   const std::string name = escape_markup(series.name);
@@ -175,6 +205,9 @@ std::string draw(const LineChart& chart) {
     ys.push_back(&band.high);
     label_columns = std::max(label_columns, static_cast<double>(display_width(band.label)));
   }
+  std::vector<double> levels;
+  for (const Level& level : chart.levels) levels.push_back(level.value);
+  ys.push_back(&levels);
   Scale x = make_scale(chart.x, xs, 0);
   Scale y = make_scale(chart.y, ys, 0.05);
   const Ticks y_ticks = make_ticks(y, std::max(2, static_cast<int>(chart.height / 60)));
@@ -205,7 +238,7 @@ std::string draw(const LineChart& chart) {
   for (const Band& band : chart.bands) out += band_path(band, x, y);
   if (chart.zero_line && y.low <= 0 && y.high >= 0) out += line_element(frame.left, y(0), frame.right, y(0), "zero");
   for (const Series& series : chart.series) out += draw_series(series, frame, x, y);
-  out += "</svg>\n";
+  out += "</svg>\n" + draw_levels(chart, frame, y) + draw_marks(chart, frame, x);
   std::vector<DirectLabel> labels = last_points(chart, frame, x, y);
   spread(labels, frame);
   out += draw_labels(labels, frame, label_columns);

@@ -58,6 +58,11 @@ std::string line_element(double x1, double y1, double x2, double y2, std::string
                      coordinate(x2), coordinate(y2), css_class);
 }
 
+double cell_strength(double pale, double strong, double value) {
+  if (strong == pale || !std::isfinite(value)) return 0;
+  return std::clamp((value - pale) / (strong - pale), 0.0, 1.0);
+}
+
 double Scale::operator()(double value) const {
   const double share = logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
   return from + share * (to - from);

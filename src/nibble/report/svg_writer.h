@@ -32,6 +32,9 @@ enum class Anchor { Start, Middle, End };
 std::string text_element(double x, double y, Anchor anchor, std::string_view css_class, std::string_view text);
 std::string line_element(double x1, double y1, double x2, double y2, std::string_view css_class);
 
+/// How strongly a cell of a heat map is coloured, 0 to 1; 0 for what is not finite.
+double cell_strength(double pale, double strong, double value);
+
 /// Maps values of an axis to coordinates.
 struct Scale {
   double low = 0;

@@ -18,7 +18,8 @@ namespace {
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
-constexpr int kFormatVersion = 1;
+constexpr const char* kRecipeFile = "recipe.safetensors";
+constexpr int kFormatVersion = 2;
 
 fs::path checkpoints_of(const fs::path& run) { return run / "checkpoints"; }
 
@@ -50,11 +51,37 @@ void for_each_part(const Llama& model, F&& f) {
   }
 }
 
+nlohmann::json stage_json(const StageState& stage) {
+  return {{"stage", stage.stage},
+          {"began", stage.began},
+          {"measured_below", stage.measured_below},
+          {"rewarm_began", stage.rewarm_began},
+          {"rewarm_steps", stage.rewarm_steps}};
+}
+
+StageState parse_stage(const nlohmann::json& json) {
+  StageState stage;
+  json.at("stage").get_to(stage.stage);
+  json.at("began").get_to(stage.began);
+  json.at("measured_below").get_to(stage.measured_below);
+  json.at("rewarm_began").get_to(stage.rewarm_began);
+  json.at("rewarm_steps").get_to(stage.rewarm_steps);
+  return stage;
+}
+
+AlarmState parse_alarms(const nlohmann::json& json) {
+  AlarmState alarms;
+  json.at("active").get_to(alarms.active);
+  json.at("losses").get_to(alarms.losses);
+  json.at("gradient_norms").get_to(alarms.gradient_norms);
+  return alarms;
+}
+
 std::string file_checksum(const fs::path& path) { return hex64(xxh3_64(MappedFile(path).bytes())); }
 
 }  // namespace
 
-void save_checkpoint(const fs::path& run, const TrainState& state, const Llama& model, const Optimizer& optimizer,
+void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model, const Optimizer& optimizer,
                      std::int64_t keep) {
   const fs::path destination = checkpoints_of(run) / fmt::format("step-{:08}", state.step);
   make_directories(checkpoints_of(run));
@@ -69,6 +96,14 @@ void save_checkpoint(const fs::path& run, const TrainState& state, const Llama& 
   optimizer.visit([&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, t)); });
   const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
 
+  nlohmann::json checksums = {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}};
+  std::vector<SafetensorsEntry> recipe_state;
+  model.visit_linear_state(
+      [&](const std::string& name, const Tensor& t) { recipe_state.push_back(safetensors_entry(name, t)); });
+  if (!recipe_state.empty()) {
+    checksums[kRecipeFile] = hex64(write_safetensors(directory.path() / kRecipeFile, recipe_state));
+  }
+
   const nlohmann::json json = {{"format", kFormatVersion},
                                {"step", state.step},
                                {"tokens", state.tokens},
@@ -76,7 +111,12 @@ void save_checkpoint(const fs::path& run, const TrainState& state, const Llama& 
                                {"config", state.config},
                                {"recipe", state.recipe},
                                {"data_fingerprint", state.data_fingerprint},
-                               {"checksums", {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}}}};
+                               {"stage", stage_json(state.stage)},
+                               {"alarms",
+                                {{"active", state.alarms.active},
+                                 {"losses", state.alarms.losses},
+                                 {"gradient_norms", state.alarms.gradient_norms}}},
+                               {"checksums", checksums}};
   write_json_atomic(directory.path() / kStateFile, json);
   directory.commit();
 
@@ -92,8 +132,9 @@ TrainState load_state(const fs::path& checkpoint) {
   const nlohmann::json json = read_json(file);
   TrainState state;
   try {
-    if (json.at("format").get<int>() != kFormatVersion) {
-      user_error("'{}' has format {}, this build reads {}", file.string(), json.at("format").get<int>(),
+    const int format = json.at("format").get<int>();
+    if (format < 1 || format > kFormatVersion) {
+      user_error("'{}' has format {}, this build reads 1 to {}: use the nibble that wrote it", file.string(), format,
                  kFormatVersion);
     }
     state.step = json.at("step").get<std::int64_t>();
@@ -103,8 +144,14 @@ TrainState load_state(const fs::path& checkpoint) {
     state.config = json.at("config").get<std::string>();
     state.recipe = json.at("recipe").get<std::string>();
     state.data_fingerprint = json.at("data_fingerprint").get<std::string>();
-    for (const char* name : {kModelFile, kOptimizerFile}) {
-      const auto expected = json.at("checksums").at(name).get<std::string>();
+    if (format > 1) {
+      state.stage = parse_stage(json.at("stage"));
+      state.alarms = parse_alarms(json.at("alarms"));
+    }
+    const nlohmann::json& checksums = json.at("checksums");
+    for (const char* name : {kModelFile, kOptimizerFile, kRecipeFile}) {
+      if (name == std::string_view(kRecipeFile) && !checksums.contains(name)) continue;  // a recipe without state
+      const auto expected = checksums.at(name).get<std::string>();
       if (file_checksum(checkpoint / name) != expected) {
         user_error("'{}' is damaged: its checksum differs from the one in {}", (checkpoint / name).string(),
                    kStateFile);
@@ -136,6 +183,20 @@ void load_weights(const fs::path& checkpoint, Llama& model) {
 void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {
   const SafetensorsFile file(checkpoint / kOptimizerFile);
   optimizer.visit([&](const std::string& name, const Tensor& tensor) { file.read(name, tensor); });
+}
+
+void load_recipe_state(const fs::path& checkpoint, const TrainState& state, Llama& model) {
+  model.set_stage(state.stage.stage);
+  std::vector<std::pair<std::string, Tensor>> wanted;
+  model.visit_linear_state([&](const std::string& name, const Tensor& tensor) { wanted.emplace_back(name, tensor); });
+  if (wanted.empty()) return;
+  const fs::path path = checkpoint / kRecipeFile;
+  if (!fs::exists(path)) {
+    user_error("'{}' holds no state of the recipe '{}', which needs some: start the run in another folder",
+               checkpoint.string(), model.recipe().name);
+  }
+  const SafetensorsFile file(path);
+  for (const auto& [name, tensor] : wanted) file.read(name, tensor);
 }
 
 }  // namespace nibble

@@ -3,9 +3,9 @@
 //   RUN/checkpoints/step-00000500/
 //     model.safetensors       FP32 weights under their Hugging Face names
 //     optimizer.safetensors   the optimizer's states
-//     state.json              step, tokens seen, position in the data, configuration, recipe, seed, and the XXH3
-//     checksum
-//                             of the two files above
+//     recipe.safetensors      the state of recipes that have some (moving averages, oscillation statistics)
+//     state.json              step, tokens seen, position in the data, configuration, recipe, stage, alarms, and the
+//                             XXH3 checksums of the files above
 //
 // A checkpoint is written aside, synced and renamed; it counts only if every checksum agrees.
 #pragma once
@@ -16,7 +16,9 @@
 #include <string>
 
 #include "nibble/data/loader.h"
+#include "nibble/train/alarms.h"
 #include "nibble/train/optimizer.h"
+#include "nibble/train/stage.h"
 
 namespace nibble {
 
@@ -27,10 +29,13 @@ struct TrainState {
   std::string config;            ///< the configuration as TOML
   std::string recipe;            ///< the recipe file's text
   std::string data_fingerprint;  ///< of the training shards
+  StageState stage;
+  AlarmState alarms;
 };
 
-/// Writes RUN/checkpoints/step-N, then removes all but the newest `keep`.
-void save_checkpoint(const std::filesystem::path& run, const TrainState& state, const Llama& model,
+/// Writes RUN/checkpoints/step-N, then removes all but the newest `keep`. The model changes only in that it allocates
+/// recipe state that has not begun yet.
+void save_checkpoint(const std::filesystem::path& run, const TrainState& state, Llama& model,
                      const Optimizer& optimizer, std::int64_t keep);
 
 /// The newest checkpoint of the run that validates; older ones are tried when a newer is damaged (each damaged one is
@@ -38,10 +43,13 @@ void save_checkpoint(const std::filesystem::path& run, const TrainState& state, 
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run,
                                                        const std::function<void(const std::string&)>& warn = {});
 
-/// Reads state.json and checks both files against it; UserError says what is wrong.
+/// Reads state.json and checks the other files against it; UserError says what is wrong. Takes checkpoints of the
+/// first format too, which knew neither stages nor recipe state.
 TrainState load_state(const std::filesystem::path& checkpoint);
 /// Weights only, from model.safetensors of a checkpoint folder (or any folder with such a file).
 void load_weights(const std::filesystem::path& checkpoint, Llama& model);
 void load_optimizer(const std::filesystem::path& checkpoint, Optimizer& optimizer);
+/// Puts the model, whose weights are loaded, into the checkpoint's stage and reads the recipe's state.
+void load_recipe_state(const std::filesystem::path& checkpoint, const TrainState& state, Llama& model);
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 #include "nibble/train/compare.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -55,6 +56,45 @@ nlohmann::json noise_percent(const nlohmann::json& runs, const std::string& base
   return 100.0 * (*high - *low) / mean;
 }
 
+/// Mean and its standard error; null without values, and the error with fewer than two.
+std::pair<nlohmann::json, nlohmann::json> mean_and_error(const std::vector<double>& values) {
+  if (values.empty()) return {nullptr, nullptr};
+  const auto n = static_cast<double>(values.size());
+  double mean = 0;
+  for (double value : values) mean += value / n;
+  if (values.size() < 2) return {mean, nullptr};
+  double squares = 0;
+  for (double value : values) squares += (value - mean) * (value - mean);
+  return {mean, std::sqrt(squares / (n - 1) / n)};
+}
+
+/// What the runs of each recipe come to, in the order of the recipes' first runs.
+nlohmann::json by_recipe(const nlohmann::json& runs) {
+  std::vector<std::string> names;
+  for (const auto& run : runs) {
+    const auto name = run["recipe"].get<std::string>();
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  nlohmann::json recipes = nlohmann::json::array();
+  for (const std::string& name : names) {
+    nlohmann::json recipe = {{"recipe", name}, {"seeds", nlohmann::json::array()}};
+    for (const char* figure : {"train_loss", "val_loss", "gap_percent", "tokens_per_second"}) {
+      std::vector<double> values;
+      for (const auto& run : runs) {
+        if (run["recipe"] == name && !run[figure].is_null()) values.push_back(run[figure].get<double>());
+      }
+      const auto [mean, error] = mean_and_error(values);
+      recipe[figure] = mean;
+      if (std::string_view(figure) == "gap_percent") recipe["gap_percent_standard_error"] = error;
+    }
+    for (const auto& run : runs) {
+      if (run["recipe"] == name) recipe["seeds"].push_back(run["seed"]);
+    }
+    recipes.push_back(std::move(recipe));
+  }
+  return recipes;
+}
+
 void write_comparison(const TrainConfig& config, const CompareOptions& options, const std::vector<Run>& runs) {
   nlohmann::json list = nlohmann::json::array();
   nlohmann::json baseline_loss = nlohmann::json::object();  // validation loss by seed
@@ -90,6 +130,7 @@ void write_comparison(const TrainConfig& config, const CompareOptions& options, 
   write_json_atomic(options.out / "compare.json", {{"baseline", baseline},
                                                    {"noise_percent", noise_percent(list, baseline)},
                                                    {"seeds", seeds},
+                                                   {"recipes", by_recipe(list)},
                                                    {"runs", list},
                                                    {"config_text", to_toml(config)}});
 }

@@ -53,6 +53,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.checkpoint_every = log.integer("checkpoint_every", c.checkpoint_every, 0, kMany);
   c.keep_checkpoints = log.integer("keep_checkpoints", c.keep_checkpoints, 1, 1000000);
   log.finish();
+  c.alarms = read_alarm_settings(root.table("alarms"));
   root.finish();
   return c;
 }
@@ -117,14 +118,18 @@ keep_checkpoints = {}
                      c.data.string(), c.steps, c.batch, c.micro_batch, c.seed, name(kOptimizers, c.optimizer),
                      name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
                      c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
-                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints);
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
+         "\n" + to_toml(c.alarms);
 }
 
-double learning_rate(const TrainConfig& c, std::int64_t step) {
-  const auto total = static_cast<double>(c.steps);
-  const auto now = static_cast<double>(step);
-  const double warmup = std::round(c.warmup_fraction * total);
+double learning_rate(const TrainConfig& c, std::int64_t step, std::int64_t rewarm_began, std::int64_t rewarm_steps) {
+  const bool anew = rewarm_began > 0 && step >= rewarm_began;
+  const std::int64_t before = anew ? rewarm_began - 1 : 0;  // steps before this schedule
+  const auto total = static_cast<double>(c.steps - before);
+  const auto now = static_cast<double>(step - before);
+  const double warmup = anew ? static_cast<double>(rewarm_steps) : std::round(c.warmup_fraction * total);
   if (now <= warmup) {
+    if (anew) return c.lr * now / warmup;
     const double start = c.warmup_start_ratio;
     return c.lr * (warmup <= 1 ? 1.0 : start + (1.0 - start) * (now - 1) / (warmup - 1));
   }

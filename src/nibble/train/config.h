@@ -7,6 +7,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
+#include "nibble/train/alarms.h"
 
 namespace nibble {
 
@@ -48,6 +49,7 @@ struct TrainConfig {
   std::int64_t quality_every = 50;      ///< steps between measurements of quantisation quality; 0 = never
   std::int64_t checkpoint_every = 500;  ///< 0 = only at the end and when stopped
   std::int64_t keep_checkpoints = 2;
+  AlarmSettings alarms;
 
   std::int64_t tokens_per_step() const { return batch * model.seq; }
 };
@@ -58,7 +60,10 @@ TrainConfig read_train_config(const ConfigTable& root);
 /// The whole configuration, defaults included, as TOML that read_train_config takes.
 std::string to_toml(const TrainConfig& config);
 
-/// Learning rate of optimizer step 1..steps.
-double learning_rate(const TrainConfig& config, std::int64_t step);
+/// Learning rate of optimizer step 1..steps. From step `rewarm_began` on (0 = never) the schedule begins anew over the
+/// steps that are left: it climbs from 0 to the peak in `rewarm_steps` steps, the last of which has the peak, then
+/// decays as after the first warm-up (Stage::rewarm_steps).
+double learning_rate(const TrainConfig& config, std::int64_t step, std::int64_t rewarm_began = 0,
+                     std::int64_t rewarm_steps = 0);
 
 }  // namespace nibble

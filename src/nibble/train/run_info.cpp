@@ -22,8 +22,25 @@ std::string utc_now() {
 
 /// A product type without a measured instruction of its own runs at the pace of float arithmetic or slower.
 double peak_of(GemmPath path, const MachinePeak& peak) {
-  const double own = path == GemmPath::Int8 ? peak.int8 : path == GemmPath::Bf16 ? peak.bf16 : 0;
+  const bool integer = path == GemmPath::Int8 || path == GemmPath::Int8Block;
+  const double own = integer ? peak.int8 : path == GemmPath::Bf16 ? peak.bf16 : 0;
   return own > 0 ? own : peak.f32;
+}
+
+/// Rows of the operands that the default layers run in the first stage, and of those that differ from them elsewhere.
+void add_operands(const Recipe& recipe, std::size_t stage, std::size_t module, nlohmann::json& table) {
+  const LinearRecipe& linear = recipe.stages[stage].linear[module];
+  const bool first = &linear == &recipe.base();
+  std::string where = stage == 0 ? "" : fmt::format("stage {}", stage + 1);
+  if (module < recipe.modules.size()) {
+    for (const std::string& pattern : recipe.modules[module]) where += (where.empty() ? "" : ", ") + pattern;
+  }
+  for (Operand o : kAllOperands) {
+    if (!first && linear[o] == recipe.base()[o]) continue;
+    nlohmann::json row = {{"operand", operand_name(o)}, {"spec", describe(linear[o])}};
+    if (!first) row["where"] = where;
+    table.push_back(std::move(row));
+  }
 }
 
 }  // namespace
@@ -55,7 +72,10 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
   const LlamaConfig& m = config.model;
   const Recipe& recipe = model.recipe();
   nlohmann::json table = nlohmann::json::array();
-  for (Operand o : kAllOperands) table.push_back({{"operand", operand_name(o)}, {"spec", describe(recipe[o])}});
+  for (std::size_t stage = 0; stage < recipe.stages.size(); ++stage) {
+    for (std::size_t module = recipe.stages[stage].linear.size(); module-- > 0;)
+      add_operands(recipe, stage, module, table);
+  }
   const MachinePeak& peak = machine_peak();
   const nlohmann::json info = {
       {"name", run.filename().string()},

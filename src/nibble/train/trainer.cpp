@@ -9,10 +9,13 @@
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
+#include "nibble/io/run_log.h"
 #include "nibble/io/tensorboard.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/checkpoint.h"
+#include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
+#include "nibble/train/telemetry.h"
 
 namespace nibble {
 
@@ -23,21 +26,23 @@ namespace {
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Settings that decide the numbers of a run; logging may change between start and resume.
-std::string identity(TrainConfig config) {
+/// Settings that decide the numbers of a run; logging may change between start and resume, but for the interval of a
+/// figure that decides when the recipe's next stage begins.
+std::string identity(TrainConfig config, const Recipe& recipe) {
   const TrainConfig defaults;
   config.validate_every = defaults.validate_every;
   config.validate_sequences = defaults.validate_sequences;
-  config.quality_every = defaults.quality_every;
+  if (!recipe.has_monitor()) config.quality_every = defaults.quality_every;
   config.checkpoint_every = defaults.checkpoint_every;
   config.keep_checkpoints = defaults.keep_checkpoints;
+  config.alarms = defaults.alarms;
   return to_toml(config);
 }
 
 void check_same_run(const TrainState& state, const TrainConfig& config, const Recipe& recipe, const fs::path& from) {
-  const std::string before = identity(read_train_config(ConfigTable::parse_text(state.config, from.string())));
+  const std::string before = identity(read_train_config(ConfigTable::parse_text(state.config, from.string())), recipe);
   std::istringstream old_lines(before);
-  std::istringstream new_lines(identity(config));
+  std::istringstream new_lines(identity(config, recipe));
   std::string was;
   std::string is;
   while (std::getline(old_lines, was) && std::getline(new_lines, is)) {
@@ -45,7 +50,8 @@ void check_same_run(const TrainState& state, const TrainConfig& config, const Re
       user_error("'{}' was trained with {}, this run has {}: start it in another folder", from.string(), was, is);
     }
   }
-  if (state.recipe != recipe.text) {
+  // An older nibble kept the recipe in other words.
+  if (state.recipe != recipe.text && parse_recipe(state.recipe, from.string()).text != recipe.text) {
     user_error("'{}' was trained with another version of the recipe '{}': start it in another folder", from.string(),
                recipe.name);
   }
@@ -60,14 +66,21 @@ ShardSet open_split(const TrainConfig& config, const char* split) {
   return shards;
 }
 
-void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::json& line) {
+void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordered_json& line) {
   std::vector<std::pair<std::string, double>> scalars;
-  for (const char* key : {"loss", "val_loss", "lr", "grad_norm", "tokens_per_second"}) {
-    if (line.contains(key)) scalars.emplace_back(key, line[key].get<double>());
+  const auto add = [&](const std::string& tag, const nlohmann::ordered_json& object, const std::string& key) {
+    if (object.contains(key) && object[key].is_number()) scalars.emplace_back(tag, object[key].get<double>());
+  };
+  for (const char* key : {"loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "stage", "weights_reset",
+                          "oscillation", "gradient_to_noise"}) {
+    add(key, line, key);
   }
-  if (line.contains("quality")) {
-    for (const auto& [operand, quality] : line["quality"].items()) {
-      if (!quality["snr_db"].is_null()) scalars.emplace_back("snr_db/" + operand, quality["snr_db"].get<double>());
+  for (const auto& [group, keys] :
+       {std::pair<const char*, std::vector<const char*>>{"quality", {"snr_db", "underflow", "clipped", "bias"}},
+        {"products", {"cosine", "magnitude"}}}) {
+    if (!line.contains(group)) continue;
+    for (const auto& [name, figures] : line[group].items()) {
+      for (const char* key : keys) add(fmt::format("{}/{}", key, name), figures, key);
     }
   }
   board.scalars(step, scalars);
@@ -81,7 +94,13 @@ class Trainer {
         callbacks_(callbacks),
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
         model_(config.model, recipe, config.seed),
-        optimizer_(make_optimizer(config.optimizer, model_)) {
+        optimizer_(make_optimizer(config.optimizer, model_)),
+        clock_(model_.recipe(), config.steps),
+        alarms_(config.alarms) {
+    if (recipe.has_monitor() && config.quality_every == 0) {
+      user_error("the recipe '{}' watches the gradient-to-noise ratio, but nothing is measured: set log.quality_every",
+                 recipe.name);
+    }
     state_.data_fingerprint = hex64(loader_.shards().fingerprint());
     state_.config = to_toml(config);
     state_.recipe = recipe.text;
@@ -99,6 +118,9 @@ class Trainer {
     }
     load_weights(checkpoint, model_);
     load_optimizer(checkpoint, *optimizer_);
+    load_recipe_state(checkpoint, state, model_);
+    if (!state.stage.measured_below.empty()) clock_.restore(state.stage);  // else a checkpoint of the first format
+    alarms_.restore(state.alarms);
     state_ = state;
     state_.config = to_toml(config_);
     loader_.set_position(state.position);
@@ -113,13 +135,22 @@ class Trainer {
     std::int64_t saved_at = state_.step;
     while (state_.step < config_.steps && !stop) {
       const std::int64_t step = state_.step + 1;
-      const nlohmann::json line = train_step(step);
+      if (clock_.begin_step(step)) {
+        model_.set_stage(clock_.stage());
+        message(clock_.describe_change());
+      }
+      nlohmann::ordered_json line = train_step(step);
+      const std::string stopping = raise_alarms(line);
       metrics.append(line);
       write_scalars(board, step, line);
       if (step == 1) write_run_info(run_, config_, model_, *optimizer_);
       if (config_.checkpoint_every > 0 && step % config_.checkpoint_every == 0) {
         save();
         saved_at = step;
+      }
+      if (!stopping.empty()) {
+        if (saved_at != step) save();
+        throw AlarmStop(stopping);
       }
     }
     if (saved_at != state_.step) save();
@@ -135,6 +166,8 @@ class Trainer {
 
   void save() {
     state_.position = loader_.position();
+    state_.stage = clock_.state();
+    state_.alarms = alarms_.state();
     save_checkpoint(run_, state_, model_, *optimizer_, config_.keep_checkpoints);
   }
 
@@ -146,7 +179,7 @@ class Trainer {
   }
 
   /// One optimizer step; returns its line of metrics.jsonl.
-  nlohmann::json train_step(std::int64_t step) {
+  nlohmann::ordered_json train_step(std::int64_t step) {
     const auto start = Clock::now();
     const bool measure = config_.quality_every > 0 && (step == 1 || step % config_.quality_every == 0);
     const auto step32 = static_cast<std::uint32_t>(step);
@@ -158,7 +191,7 @@ class Trainer {
     for (std::int64_t sequence = 0; sequence < config_.batch; sequence += config_.micro_batch) {
       const Llama::Batch batch = micro_batch();
       const BatchLoss part = model_.forward_backward(batch, 1.0 / static_cast<double>(tokens), step32,
-                                                     sequence * config_.model.seq, sequence == 0, measure);
+                                                     sequence * config_.model.seq, sequence == 0, measure, tokens);
       if (!std::isfinite(part.sum)) {
         fail_non_finite(step, "the loss", model_.first_non_finite(batch));
       }
@@ -168,7 +201,8 @@ class Trainer {
     const double norm = std::sqrt(sum_of_squares(model_.flat_grads()));
     if (!std::isfinite(norm)) fail_non_finite(step, "a gradient", first_non_finite_gradient());
 
-    const double lr = learning_rate(config_, step);
+    const StageState& stage = clock_.state();
+    const double lr = learning_rate(config_, step, stage.rewarm_began, stage.rewarm_steps);
     AdamWStep update;
     update.lr = static_cast<float>(lr);
     update.beta1 = static_cast<float>(config_.beta1);
@@ -178,14 +212,22 @@ class Trainer {
     update.t = step;
     if (config_.clip > 0 && norm > config_.clip) update.grad_scale = static_cast<float>(config_.clip / norm);
     optimizer_->step(update);
+    const std::int64_t resets = model_.after_update(step, config_.steps);
+    if (resets > 0) optimizer_->parameters_changed();
+    if (measure) telemetry_ = gather_telemetry(model_.linears());
     const double seconds = seconds_since(start);
 
     state_.step = step;
     state_.tokens += tokens;
     const double rate = static_cast<double>(tokens) / seconds;
-    nlohmann::json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
-                           {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
-    if (measure) add_quality(line);
+    nlohmann::ordered_json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
+                                   {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
+    if (model_.recipe().stages.size() > 1) line["stage"] = clock_.stage() + 1;
+    if (resets > 0) line["weights_reset"] = resets;
+    if (measure) {
+      add_telemetry(*telemetry_, line);
+      if (const auto rho = telemetry_->gradient_to_noise()) clock_.measured(*rho);
+    }
     StepReport report{step, config_.steps, loss.mean(), lr, norm, rate, 0, std::nullopt};
     report.light_share = rate * ideal_seconds_per_token(model_);
     const bool last = step == config_.steps;
@@ -215,15 +257,21 @@ class Trainer {
     return loss.mean();
   }
 
-  void add_quality(nlohmann::json& line) const {
-    LinearQuality total{};
-    nlohmann::json layers = nlohmann::json::object();
-    for (const Linear& linear : model_.linears()) {
-      layers[linear.name()] = quality_json(linear.quality());
-      for (std::size_t o = 0; o < total.size(); ++o) total[o].merge(linear.quality()[o]);
+  /// Adds "alarms" to the line and reports them; the sentence of the first that is to stop the run, if any.
+  std::string raise_alarms(nlohmann::ordered_json& line) {
+    std::vector<Alarm> fired = alarms_.check_step(line["loss"].get<double>(), line["grad_norm"].get<double>());
+    if (telemetry_) {
+      for (Alarm& alarm : alarms_.check_telemetry(*telemetry_)) fired.push_back(std::move(alarm));
+      telemetry_.reset();
     }
-    line["quality"] = quality_json(total);
-    line["layers"] = std::move(layers);
+    std::string stopping;
+    for (const Alarm& alarm : fired) {
+      const std::string text = fmt::format("alarm at step {}: {}", state_.step, alarm.sentence);
+      line["alarms"].push_back(alarm.sentence);
+      message(text);
+      if (stopping.empty() && alarms_.stops(alarm)) stopping = text;
+    }
+    return stopping;
   }
 
   /// The gradient furthest down the backward pass whose successor is still finite: where the trouble began.
@@ -244,17 +292,19 @@ class Trainer {
   }
 
   void write_result() const {
-    const RunSummary s = summarise_metrics(run_);
+    const RunFigures figures = final_figures(load_run(run_));
+    const auto or_null = [](double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); };
     nlohmann::json snr = nlohmann::json::object();
-    for (const auto& [operand, value] : s.snr_db) snr[operand] = value ? nlohmann::json(*value) : nlohmann::json();
-    write_json_atomic(run_ / "result.json",
-                      {{"steps", s.steps},
-                       {"tokens", s.tokens},
-                       {"train_loss", s.train_loss},
-                       {"val_loss", s.val_loss ? nlohmann::json(*s.val_loss) : nlohmann::json()},
-                       {"tokens_per_second", s.tokens_per_second},
-                       {"clamped_share", s.clamped_share ? nlohmann::json(*s.clamped_share) : nlohmann::json()},
-                       {"snr_db", snr}});
+    for (std::size_t o = 0; o < kOperands; ++o) {
+      if (!std::isnan(figures.quality[o].snr_db)) snr[kOperandNames[o]] = or_null(figures.quality[o].snr_db);
+    }
+    write_json_atomic(run_ / "result.json", {{"steps", figures.steps},
+                                             {"tokens", figures.tokens},
+                                             {"train_loss", figures.train_loss},
+                                             {"val_loss", or_null(figures.val_loss)},
+                                             {"tokens_per_second", figures.tokens_per_second},
+                                             {"clamped_share", or_null(figures.clamped_share)},
+                                             {"snr_db", snr}});
   }
 
   TrainConfig config_;
@@ -264,6 +314,9 @@ class Trainer {
   Llama model_;
   std::unique_ptr<Optimizer> optimizer_;
   TrainState state_;
+  StageClock clock_;
+  Alarms alarms_;
+  std::optional<Telemetry> telemetry_;  // of this step, if it was measured
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;
 };

@@ -10,11 +10,12 @@
 #include <atomic>
 #include <filesystem>
 #include <functional>
+#include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "nibble/recipe/recipe.h"
 #include "nibble/train/config.h"
-#include "nibble/train/metrics.h"
 
 namespace nibble {
 
@@ -41,9 +42,16 @@ enum class Resume : std::uint8_t {
   Required,   ///< a missing checkpoint is an error
 };
 
+/// An alarm that is to stop the run (AlarmSettings::stops) fired; what() is its sentence. Everything is saved. Resumed,
+/// the run goes on: the alarm does not fire again until it has cleared.
+class AlarmStop : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// Trains until the last step or until `stop` becomes true; either way a checkpoint of the last completed step is
 /// written. Returns true when the run is complete. Throws UserError when the loss or a gradient is not finite (before
-/// the update; the newest checkpoint stays), or when the folder's run has other settings.
+/// the update; the newest checkpoint stays), or when the folder's run has other settings; AlarmStop after a checkpoint.
 bool train(const TrainConfig& config, const Recipe& recipe, const std::filesystem::path& run, Resume resume,
            const std::atomic<bool>& stop, const TrainCallbacks& callbacks);
 

@@ -4,8 +4,10 @@
 #include <optional>
 
 #include "nibble/ops/cpu/dnnl_matmul.h"
+#include "nibble/ops/cpu/gemm_block.h"
 #include "nibble/ops/cpu/gemm_decode.h"
 #include "nibble/ops/cpu/gemm_epilogue.h"
+#include "nibble/ops/cpu/thread_scratch.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
@@ -22,22 +24,26 @@
 namespace nibble {
 namespace {
 
+using cpu::block_dot_kernels;
+using cpu::block_dot_length;
 using cpu::decode_outer;
 using cpu::decode_scratch;
 using cpu::decode_stored;
 using cpu::Epilogue;
 using cpu::exact_in_bf16;
 using cpu::fill_outer_scales;
+using cpu::gemm_block;
 using cpu::has_inner_scales;
 using cpu::inner_extent;
+using cpu::integer_codes;
 using cpu::kMaxTileCols;
-using cpu::kUnsignedOffset;
 using cpu::MatmulPacker;
 using cpu::MatmulType;
 using cpu::native_bf16;
 using cpu::outer_extent;
 using cpu::PackedMatmul;
 using cpu::store_tile;
+using cpu::ThreadScratch;
 
 struct Shape {
   std::int64_t m, n, k;
@@ -70,23 +76,6 @@ constexpr std::int64_t kTasksPerThread = 4;
 
 /// Packed B of one panel: within the last-level cache that a few cores share, and a bound on scratch memory.
 constexpr std::int64_t kPanelBytes = std::int64_t{16} << 20;
-/// Scratch memory by thread, cut from the arena before the threads start.
-class ThreadScratch {
- public:
-  ThreadScratch(std::int64_t bytes, Arena& arena) : nested_(omp_in_parallel() != 0), stride_(round_up(bytes, 64)) {
-    base_ = arena.allocate(DType::U8, {nested_ ? 1 : omp_get_max_threads(), stride_}).data<std::uint8_t>();
-  }
-  /// The calling thread's piece, from byte `offset`.
-  template <class T>
-  T* at(std::int64_t offset) const {
-    return reinterpret_cast<T*>(base_ + (nested_ ? 0 : omp_get_thread_num()) * stride_ + offset);
-  }
-
- private:
-  bool nested_;
-  std::int64_t stride_;
-  std::uint8_t* base_;
-};
 
 NIBBLE_SIMD std::int32_t sum_row(const std::int8_t* x, std::int64_t n) {
   std::int32_t sum = 0;
@@ -98,15 +87,16 @@ NIBBLE_SIMD void add_row(const std::int8_t* x, std::int32_t* sum, std::int64_t n
   for (std::int64_t i = 0; i < n; ++i) sum[i] += x[i];
 }
 
-/// 12 * sum_k B[n, k] of a decoded tile: [width, k], or [k, width] if `transposed`.
-void fill_compensation(const std::int8_t* b, bool transposed, std::int64_t width, std::int64_t k, std::int32_t* out) {
+/// offset * sum_k B[n, k] of a decoded tile: [width, k], or [k, width] if `transposed`.
+void fill_compensation(const std::int8_t* b, bool transposed, std::int64_t width, std::int64_t k, int offset,
+                       std::int32_t* out) {
   std::fill_n(out, width, 0);
   if (transposed) {
     for (std::int64_t kk = 0; kk < k; ++kk) add_row(b + kk * width, out, width);
   } else {
     for (std::int64_t i = 0; i < width; ++i) out[i] = sum_row(b + i * k, k);
   }
-  for (std::int64_t i = 0; i < width; ++i) out[i] *= kUnsignedOffset;
+  for (std::int64_t i = 0; i < width; ++i) out[i] *= offset;
 }
 
 /// The matrix as it stands in memory, if it holds elements of type T.
@@ -156,6 +146,7 @@ class Product {
     if constexpr (kExact) {
       compensation_ = arena.allocate(DType::I32, {s_.n}).data<std::int32_t>();
       epilogue_.compensation = compensation_;
+      epilogue_.unit = integer_codes(a.matrix.element).unit * integer_codes(b.matrix.element).unit;
     }
 
     // Multiplying: sums | matmul scratch | rows of A | transposition. Packing: B as decoded.
@@ -213,12 +204,13 @@ class Product {
     }
     auto* decoded = scratch_->template at<ElementB>(0);
     if (b_.transposed) {
-      decode_stored(b_, 0, s_.k, n, n + cols, decoded);
+      decode_stored(b_, 0, s_.k, n, n + cols, decoded, cols);
     } else {
-      decode_stored(b_, n, n + cols, 0, s_.k, decoded);
+      decode_stored(b_, n, n + cols, 0, s_.k, decoded, s_.k);
     }
     if constexpr (kExact) {
-      fill_compensation(decoded, b_.transposed, cols, s_.k, compensation_ + n);
+      fill_compensation(decoded, b_.transposed, cols, s_.k, integer_codes(a_.matrix.element).largest,
+                        compensation_ + n);
     }
     products(tile).packer.run(decoded, packed);
   }
@@ -230,7 +222,7 @@ class Product {
     const ElementA* a = a_in_place_ == nullptr ? nullptr : a_in_place_ + m * s_.k;
     if (a == nullptr) {
       auto* decoded = scratch_->template at<ElementA>(a_at_);
-      decode_outer(a_, m, m + rows, decoded, scratch_->template at<ElementA>(transposition_at_));
+      decode_outer(a_, m, m + rows, decoded, s_.k, scratch_->template at<ElementA>(transposition_at_));
       a = decoded;
     }
     auto* sums = scratch_->template at<Sum>(0);
@@ -238,7 +230,7 @@ class Product {
       const TileProducts& p = products(t);
       (rows == tile_.rows ? p.full : p.last)
           .run(a, packed_ + (t - panel_first) * packed_bytes_, sums, scratch_->template at<void*>(matmul_scratch_at_));
-      store_tile(epilogue_, sums, m, t * tile_.cols, rows, width(t));
+      store_tile(epilogue_, sums, width(t), m, t * tile_.cols, rows, width(t));
     }
   }
 
@@ -265,6 +257,7 @@ class Product {
 const char* gemm_path_name(GemmPath path) {
   switch (path) {
     case GemmPath::Int8: return "int8";
+    case GemmPath::Int8Block: return "int8 by block";
     case GemmPath::Bf16: return "bf16";
     case GemmPath::F32: return "f32";
   }
@@ -272,10 +265,12 @@ const char* gemm_path_name(GemmPath path) {
 }
 
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
-  // |sum| of products of doubled codes is at most 12 * 12 * K.
-  constexpr std::int64_t kMaxInner = (std::int64_t{1} << 31) / 144;
-  const bool codes = a.matrix.element == ElementFormat::E2M1 && b.matrix.element == ElementFormat::E2M1;
-  if (codes && !has_inner_scales(a) && !has_inner_scales(b) && inner_extent(a) <= kMaxInner) return GemmPath::Int8;
+  if (is_four_bit(a.matrix.element) && is_four_bit(b.matrix.element)) {
+    const std::int64_t product = integer_codes(a.matrix.element).largest * integer_codes(b.matrix.element).largest;
+    const bool fits = inner_extent(a) <= ((std::int64_t{1} << 31) - 1) / product;
+    if (!has_inner_scales(a) && !has_inner_scales(b) && fits) return GemmPath::Int8;
+    if (block_dot_length(a, b) != 0) return GemmPath::Int8Block;
+  }
   return native_bf16() && exact_in_bf16(a) && exact_in_bf16(b) ? GemmPath::Bf16 : GemmPath::F32;
 }
 
@@ -297,11 +292,16 @@ void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulat
   float* scale_b = scratch.allocate(DType::F32, {s.n}).data<float>();
   fill_outer_scales(a, scale_a);
   fill_outer_scales(b, scale_b);
-  const Epilogue epilogue{c, accumulate, scale_a, scale_b, nullptr};
+  Epilogue epilogue;
+  epilogue.c = c;
+  epilogue.accumulate = accumulate;
+  epilogue.scale_a = scale_a;
+  epilogue.scale_b = scale_b;
   switch (gemm_path(a, b)) {
     case GemmPath::Int8:
       Product<std::uint8_t, std::int8_t, std::int32_t>(MatmulType::U8S8, a, b, s, epilogue, scratch).run();
       break;
+    case GemmPath::Int8Block: gemm_block(a, b, epilogue, block_dot_kernels().front(), scratch); break;
     case GemmPath::Bf16: Product<bf16, bf16, float>(MatmulType::Bf16, a, b, s, epilogue, scratch).run(); break;
     case GemmPath::F32: Product<float, float, float>(MatmulType::F32, a, b, s, epilogue, scratch).run(); break;
   }

@@ -5,39 +5,59 @@
 
 namespace nibble::cpu {
 
-/// What is added to twice an E2M1 value to make it an unsigned 8-bit operand: 2 x E2M1 is in [-12, 12].
-inline constexpr int kUnsignedOffset = 12;
+/// The integers that stand for the codes of a four-bit format: value = unit * integer, |integer| <= largest.
+///
+///   E2M1  unit 1/2, largest 12      Int4  unit 1, largest 7      E3M0  unit 1/4, largest 64
+///
+/// As an unsigned operand they go in plus `largest`.
+struct IntegerCodes {
+  float unit;
+  int largest;
+};
+IntegerCodes integer_codes(ElementFormat element);
 
 /// Extent of the operand along C, and along the contraction.
 inline std::int64_t outer_extent(const GemmOperand& x) { return x.transposed ? x.matrix.cols : x.matrix.rows; }
 inline std::int64_t inner_extent(const GemmOperand& x) { return x.transposed ? x.matrix.rows : x.matrix.cols; }
 
-/// True if block scales take part in the product and vary along the contraction, so that they cannot wait for the
-/// epilogue. The tensor scale never does.
+/// True if block or outer scales take part in the product and vary along the contraction, so that they cannot wait for
+/// the epilogue. The tensor scale never does.
 bool has_inner_scales(const GemmOperand& x);
 
+/// The length of the aligned blocks of the contraction in which no scale varies; 0 where none varies at all.
+std::int64_t inner_block(const GemmOperand& x);
+
 /// True if every element, inner scales multiplied in, is exactly a BF16 number (subnormals aside): BF16 values; codes;
-/// codes times inner scales that are powers of two; E2M1 codes (2 significant bits) times UE4M3 scales (4).
+/// codes times inner scales that are powers of two; four-bit codes (at most 3 significant bits) times UE4M3 scales (4).
 bool exact_in_bf16(const GemmOperand& x);
 
 /// The factors left to the epilogue, one for each row or column of C.
 void fill_outer_scales(const GemmOperand& x, float* scales);
 
-/// Elements [r0, r1) x [c0, c1) of the stored matrix, dense and row-major, inner scales multiplied in where there are
-/// any. The element is, by T,
+/// Inner scales of rows [begin, end) along C, one for each block of `length` elements of the contraction:
+/// out[end - begin, stride], of which ceil(inner_extent / length) columns are written. `length` divides inner_block.
+void fill_block_scales(const GemmOperand& x, std::int64_t begin, std::int64_t end, std::int64_t length, float* out,
+                       std::int64_t stride);
+/// The inner scales of stored elements (r, [c, c + n)).
+void expand_scales(const GemmOperand& x, std::int64_t r, std::int64_t c, std::int64_t n, float* out);
+
+/// Elements [r0, r1) x [c0, c1) of the stored matrix as out[r1 - r0, stride], inner scales multiplied in where there
+/// are any. The element is, by T,
 ///
-///   int8_t   2 x E2M1           (E2M1 without inner scales only; c0 even)
-///   uint8_t  2 x E2M1 + 12      (the same)
+///   int8_t   the integer of a four-bit code, no scales (c0 even)
+///   uint8_t  the same plus the largest of its format
 ///   bf16     the value          (exact_in_bf16 only)
 ///   float    the value, code * scale rounded once
 template <class T>
-void decode_stored(const GemmOperand& x, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1, T* out);
+void decode_stored(const GemmOperand& x, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1, T* out,
+                   std::int64_t stride);
 
 /// Elements the transposed case of decode_outer needs as scratch, for `width` rows of its result.
 inline std::int64_t decode_scratch(std::int64_t width) { return 64 * width; }
 
-/// Rows [begin, end) along C of the operand with the contraction last: out[end - begin, inner_extent].
+/// Rows [begin, end) along C of the operand with the contraction last: out[end - begin, stride], of which inner_extent
+/// columns are written.
 template <class T>
-void decode_outer(const GemmOperand& x, std::int64_t begin, std::int64_t end, T* out, T* scratch);
+void decode_outer(const GemmOperand& x, std::int64_t begin, std::int64_t end, T* out, std::int64_t stride, T* scratch);
 
 }  // namespace nibble::cpu

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "nibble/quant/cpu/encode.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
@@ -108,9 +109,10 @@ Histogram histogram_of(const Source& source, std::size_t bins, F&& f) {
   Histogram total(bins, 0);
   parallel_for(source.rows(), grain, [&](std::int64_t begin, std::int64_t end) {
     Histogram local(bins, 0);
+    RowReader read(source);
     std::vector<float> buffer(static_cast<std::size_t>(source.cols()));
     for (std::int64_t r = begin; r < end; ++r) {
-      const float* y = source.row(r, buffer.data());
+      const float* y = read(r, buffer.data());
       for (std::int64_t c = 0; c < source.cols(); ++c) f(float_key(y[c]), local.data());
     }
 #pragma omp critical(nibble_tensor_bounds)
@@ -188,13 +190,10 @@ void mark_outside(const float* y, KeyBounds<std::int32_t> bounds, std::int64_t n
   for (std::int64_t i = 0; i < n; i += 64) {
     std::uint8_t flags[64] = {};
     flag_floats(y + i, bounds.low, bounds.high, std::min<std::int64_t>(64, n - i), flags);
-    std::uint64_t word = 0;
-    for (int group = 0; group < 8; ++group) {
-      std::uint64_t eight;
-      std::memcpy(&eight, flags + 8 * group, sizeof(eight));
-      // The product gathers the lowest bits of the eight bytes in the top byte.
-      word |= (eight * 0x0102'0408'1020'4080ull >> 56) << (8 * group);
-    }
+    std::uint64_t word;
+    std::uint8_t bits[8];  // little-endian: byte k of the word
+    pack_bits(flags, 64, bits);
+    std::memcpy(&word, bits, sizeof(word));
     outside[i / 64] = word;
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nibble/numerics/fp8.h"
+#include "nibble/quant/cpu/four_bit.h"
 #include "nibble/quant/cpu/multiplier.h"
 #include "nibble/quant/cpu/scales.h"
 #include "nibble/tensor/simd.h"
@@ -47,7 +48,9 @@ NIBBLE_SIMD void decode_e5m2(const std::uint8_t* __restrict codes, std::int64_t 
   for (std::int64_t i = 0; i < n; ++i) out[i] = e5m2_decode(codes[i]);
 }
 
-void decode_scales(const QTensor& q, std::int64_t band, float* scales) {
+namespace {
+
+void decode_stored_scales(const QTensor& q, std::int64_t band, float* scales) {
   const std::int64_t blocks = q.scale_cols();
   switch (q.scale_format) {
     case ScaleFormat::None: std::fill_n(scales, blocks, 1.0f); break;
@@ -61,6 +64,15 @@ void decode_scales(const QTensor& q, std::int64_t band, float* scales) {
   }
 }
 
+}  // namespace
+
+void decode_scales(const QTensor& q, std::int64_t band, float* scales) {
+  decode_stored_scales(q, band, scales);
+  if (!q.outer_scales.defined()) return;
+  const float* outer = q.outer_scales.data<float>() + band * q.outer_scales.cols();
+  for (std::int64_t j = 0; j < q.scale_cols(); ++j) scales[j] *= outer[j * q.block_cols() / q.outer];
+}
+
 RowDecoder::RowDecoder(const QTensor& q) : q_(q) {
   if (!has_scale(q.element)) return;
   block_scales_ = std::make_unique<float[]>(static_cast<std::size_t>(q.scale_cols()));
@@ -72,7 +84,7 @@ RowDecoder::RowDecoder(const QTensor& q) : q_(q) {
 void RowDecoder::set_scales(std::int64_t band) {
   if (band == band_) return;
   band_ = band;
-  decode_scales(q_, band, block_scales_.get());
+  decode_stored_scales(q_, band, block_scales_.get());
   if (column_scales_ != nullptr) expand_blocks(block_scales_.get(), q_.block_cols(), q_.cols, column_scales_.get());
 }
 
@@ -82,6 +94,8 @@ void RowDecoder::operator()(std::int64_t r, float* out) {
     case ElementFormat::F32: std::copy_n(q_.codes.data<float>() + r * n, n, out); return;
     case ElementFormat::BF16: return widen(q_.codes.data<bf16>() + r * n, n, out);
     case ElementFormat::E2M1: decode_e2m1(q_.codes.data<std::uint8_t>() + r * q_.code_row_bytes(), n, out); break;
+    case ElementFormat::Int4: decode_int4(q_.codes.data<std::uint8_t>() + r * q_.code_row_bytes(), n, out); break;
+    case ElementFormat::E3M0: decode_e3m0(q_.codes.data<std::uint8_t>() + r * q_.code_row_bytes(), n, out); break;
     case ElementFormat::E4M3: decode_e4m3(q_.codes.data<std::uint8_t>() + r * n, n, out); break;
     case ElementFormat::E5M2: decode_e5m2(q_.codes.data<std::uint8_t>() + r * n, n, out); break;
   }
@@ -91,8 +105,17 @@ void RowDecoder::operator()(std::int64_t r, float* out) {
   } else {
     scale_row(out, column_scales_ != nullptr ? column_scales_.get() : block_scales_.get(), n);
   }
-  // A product of an element and a UE4M3 scale is exact, so the tensor scale rounds once.
+  // A product of an element and a UE4M3 scale is exact, so the scale above rounds once.
+  if (q_.outer_scales.defined()) multiply_outer(r, out);
   if (q_.tensor_scale != 1.0f) scale_row(out, q_.tensor_scale, n);
+}
+
+void RowDecoder::multiply_outer(std::int64_t r, float* out) const {
+  const std::int64_t count = q_.outer_scales.cols();
+  const float* outer = q_.outer_scales.data<float>() + r * count;
+  for (std::int64_t j = 0; j < count; ++j) {
+    scale_row(out + j * q_.outer, outer[j], std::min(q_.outer, q_.cols - j * q_.outer));
+  }
 }
 
 void add_residual(const CsrMatrix& residual, std::int64_t r, float* row) {

@@ -21,6 +21,7 @@ class RowDecoder {
 
  private:
   void set_scales(std::int64_t band);
+  void multiply_outer(std::int64_t r, float* out) const;
 
   const QTensor& q_;
   std::int64_t band_ = -1;
@@ -28,7 +29,7 @@ class RowDecoder {
   std::unique_ptr<float[]> column_scales_;
 };
 
-/// scales[j] of row of blocks `band`, without the tensor scale.
+/// scales[j] of row of blocks `band`, the outer scale multiplied in, without the tensor scale.
 void decode_scales(const QTensor& q, std::int64_t band, float* scales);
 
 /// row[c] += residual(r, c).

@@ -5,6 +5,7 @@
 
 #include "nibble/numerics/e2m1.h"
 #include "nibble/numerics/fp8.h"
+#include "nibble/quant/cpu/small_float_code.h"
 #include "nibble/tensor/simd.h"
 
 namespace nibble::quant_cpu {
@@ -19,17 +20,15 @@ namespace {
 /// the first midpoint on (the last bit of a float >= 0.25 is worth 2^-25 or more), which decides every tie.
 template <Tie tie>
 NIBBLE_INLINE std::uint32_t e2m1_code(float z) {
+  if constexpr (tie == Tie::Even) return e2m1_code_even(z);
   constexpr std::int32_t kOne = 1 << 26;
-  const std::uint32_t bits = float_bits(z);
   const float a = float_abs(z) < kE2M1Max ? float_abs(z) : kE2M1Max;  // NaN saturates
   const std::int32_t v = static_cast<std::int32_t>(a * static_cast<float>(kOne));
   const std::int32_t g = std::min(std::min(2 * v, v + 2 * kOne), (v >> 1) + 4 * kOne);
-  // Unsigned: -0 to -infinity are [0x8000'0000, 0xFF80'0000]; a negative NaN counts as positive.
-  const std::int32_t negative = bits - 0x8000'0000u <= 0x7F80'0000u ? 1 : 0;
+  const auto negative = static_cast<std::int32_t>(sign_is_kept(z));
   std::int32_t half = kOne / 2;  // a tie goes up
   if constexpr (tie == Tie::Zero) half -= 1;
   if constexpr (tie == Tie::Up) half -= negative;
-  if constexpr (tie == Tie::Even) half -= 1 - ((g >> 26) & 1);
   const std::int32_t code = (g + half) >> 26;
   const std::int32_t sign = tie == Tie::Up && code == 0 ? 0 : negative;
   return static_cast<std::uint32_t>(code | sign << 3);
@@ -49,7 +48,9 @@ NIBBLE_INLINE void e2m1_row_by_rule(const float* y, Scaled scaled, Rounding roun
     case Rounding::NearestZero: return e2m1_row<Tie::Zero>(y, scaled, n, codes);
     case Rounding::NearestAway: return e2m1_row<Tie::Away>(y, scaled, n, codes);
     case Rounding::Stochastic:
-    case Rounding::Stochastic8: return;
+    case Rounding::Stochastic8:
+    case Rounding::Eden:
+    case Rounding::Reference: return;
   }
 }
 
@@ -61,22 +62,12 @@ NIBBLE_SIMD void e2m1_by_column(const float* y, const float* m, Rounding roundin
   e2m1_row_by_rule(y, ByColumn{m}, rounding, n, codes);
 }
 
-/// Round to nearest even by one float addition: with 2^e the binade of a (not below that of the smallest normal)
-/// the sum a + 2^(e + 23 - mantissa bits) has a's wanted last place as its own, so the FPU rounds, and the low bits
-/// of the sum count places.
 template <int kMantissa, int kBias>
 NIBBLE_INLINE std::uint32_t fp8_code(float z, float max) {
-  constexpr int kMinExponent = 1 - kBias;
-  constexpr std::uint32_t kShift = 23 - kMantissa;
-  const std::uint32_t bits = float_bits(z);
   const float a = float_abs(z) < max ? float_abs(z) : max;
-  const float normal = a < exp2_int(kMinExponent) ? exp2_int(kMinExponent) : a;
-  const std::uint32_t binade = float_bits(normal) & 0x7F80'0000u;
-  const std::uint32_t magic = binade + (kShift << 23);
-  const std::uint32_t places = float_bits(a + bits_float(magic)) - magic;
-  const std::uint32_t code = places + ((binade - float_bits(exp2_int(kMinExponent))) >> kShift);
+  const std::uint32_t bits = float_bits(z);
   const bool nan = (bits & 0x7FFF'FFFFu) > 0x7F80'0000u;
-  return (nan ? 0x7Fu : code) | ((bits >> 24) & 0x80u);
+  return (nan ? 0x7Fu : small_float_code<kMantissa, kBias>(a)) | ((bits >> 24) & 0x80u);
 }
 
 template <int kMantissa, int kBias, class Scaled>
@@ -137,6 +128,15 @@ NIBBLE_SIMD void pack_nibbles(const std::uint8_t* __restrict codes, std::int64_t
     packed[j] = static_cast<std::uint8_t>(pair | pair >> 4);
   }
   if (n % 2 != 0) packed[n / 2] = codes[n - 1];
+}
+
+void pack_bits(const std::uint8_t* flags, std::int64_t n, std::uint8_t* bits) {
+  for (std::int64_t i = 0; i < n; i += 8) {
+    std::uint64_t eight = 0;
+    std::memcpy(&eight, flags + i, static_cast<std::size_t>(std::min<std::int64_t>(8, n - i)));
+    // The product gathers the lowest bits of the eight bytes in the top byte.
+    bits[i / 8] = static_cast<std::uint8_t>(eight * 0x0102'0408'1020'4080ull >> 56);
+  }
 }
 
 }  // namespace nibble::quant_cpu

@@ -16,5 +16,7 @@ void encode_bf16(const float* y, std::int64_t n, bf16* codes);
 
 /// Element 2j to the low, 2j + 1 to the high nibble of packed[j]; an odd last nibble is 0.
 void pack_nibbles(const std::uint8_t* codes, std::int64_t n, std::uint8_t* packed);
+/// Bit i % 8 of bits[i / 8] from flags[i], which is 0 or 1; the rest of the last byte is 0.
+void pack_bits(const std::uint8_t* flags, std::int64_t n, std::uint8_t* bits);
 
 }  // namespace nibble::quant_cpu

@@ -1,4 +1,5 @@
-// From the largest magnitude of a block to its stored scale and to the factor that its elements are encoded with.
+// From the values of a block to its stored scale and to the factor that its elements are encoded with: the rules with
+// one level of scales. Those with two: nvfp4_scales.h.
 #pragma once
 
 #include "nibble/quant/qtensor.h"
@@ -14,27 +15,30 @@ AmaxBits amax_of(const float* y, std::int64_t n);
 AmaxBits amax_of_bf16(const std::uint16_t* x, std::int64_t n);
 /// amax[j] = max(amax[j], largest magnitude of block j), blocks of `block` consecutive elements of y[0, n).
 void amax_of_blocks(const float* y, std::int64_t n, std::int64_t block, AmaxBits* amax);
-void max_into(const AmaxBits* from, std::int64_t n, AmaxBits* into);
 /// The magnitude as a number; infinity and NaN count as the largest float.
 float amax_value(AmaxBits bits);
 
-/// A scale rule with what it knows of the whole tensor.
-class Scaler {
- public:
-  /// `tensor_amax` matters to Nvfp4 alone.
-  Scaler(ScaleRule rule, ElementFormat element, AmaxBits tensor_amax);
+/// What a rule asks of a block beside its amax: sum of x or of |x|, and sum of x^2.
+enum class Moments : std::uint8_t { None, Signed, Absolute };
+Moments moments_of(ScaleRule rule);
+/// sum[j] += the sum over block j of y[0, n), squares[j] likewise. F32: lane l of sixteen adds the columns l, l + 16,
+/// ... of the block, then the lanes are added by halves. A block of several rows adds them one after the other.
+void add_moments(const float* y, std::int64_t n, std::int64_t block, Moments moments, float* sum, float* squares);
 
-  /// For blocks [0, n): the stored scales at stored[first...] (F32 or U8, by the format) and the factors.
-  void operator()(const AmaxBits* amax, std::int64_t n, const Tensor& stored, std::int64_t first,
-                  float* multiplier) const;
-  float tensor_scale() const { return tensor_scale_; }
-
- private:
-  ScaleRule rule_;
-  float element_max_;
-  float tensor_scale_ = 1.0f;
-  float block_factor_ = 1.0f;  // amax times this is the UE4M3 scale of Nvfp4
+/// Statistics of the n blocks of one row of blocks, one entry a block.
+struct BlockStatistics {
+  const AmaxBits* amax = nullptr;
+  const float* sum = nullptr;  ///< sum and squares where the rule asks for moments
+  const float* squares = nullptr;
+  float count = 0;       ///< elements of a block
+  float last_count = 0;  ///< and of the last one
 };
+
+/// The stored scales at stored[first, first + n) (F32 or U8, by the rule) and what elements are multiplied by.
+void block_scales(ScaleRule rule, ElementFormat element, const BlockStatistics& statistics, std::int64_t n,
+                  const Tensor& stored, std::int64_t first, float* multiplier);
+/// A factor on all values of the tensor that the rule keeps apart from its scales.
+float constant_factor(ScaleRule rule);
 
 /// out[i] = values[i / block] for i in [0, n).
 void expand_blocks(const float* values, std::int64_t block, std::int64_t n, float* out);

@@ -1,0 +1,134 @@
+// What a Linear's operands are quantised from, and by which random numbers.
+#include "nibble/quant/hadamard.h"
+#include "nibble/recipe/columns.h"
+#include "nibble/recipe/linear.h"
+
+namespace nibble {
+
+namespace {
+
+/// The values that q stores, without the residual of its clamp.
+Tensor stored_values(const QTensor& q, Arena& arena) {
+  const Tensor values = arena.allocate(DType::F32, {q.rows, q.cols});
+  QTensor bare = q;
+  bare.residual = {};
+  dequantize(bare, values);
+  return values;
+}
+
+Product product_of(Operand operand) { return static_cast<Product>(static_cast<std::uint8_t>(operand) / 2); }
+
+}  // namespace
+
+RandomStream Linear::basis_signs() const { return sign_stream(seed_, step_, id_, Product::Fprop, basis().signs, 0); }
+
+// The signs are those of the step that the weight was prepared for, so that an evaluation agrees with the weight.
+QuantizeContext Linear::token_context(RandomStream random, const QuantSpec& spec, Product product, const Tensor& x,
+                                      const PassContext& pass) const {
+  QuantizeContext context;
+  context.random = random;
+  context.signs = sign_stream(seed_, step_, id_, product, spec.hadamard.signs, pass.first_token);
+  if (spec.transposed) {
+    const std::int64_t tokens = pass.tokens_per_step == 0 ? x.rows() : pass.tokens_per_step;
+    require(pass.first_token + x.rows() <= tokens, "{}: tokens {} to {} of a step of {}", name_, pass.first_token,
+            pass.first_token + x.rows(), tokens);
+    context.element_stride = static_cast<std::uint64_t>(tokens);
+    context.element_offset = static_cast<std::uint64_t>(pass.first_token);
+  } else {
+    context.element_offset = static_cast<std::uint64_t>(pass.first_token * x.cols());
+  }
+  return context;
+}
+
+QuantizeContext Linear::token_context(Operand operand, const Tensor& x, const PassContext& pass,
+                                      std::uint32_t sample) const {
+  return token_context(operand_stream(pass.seed, pass.step, id_, operand, sample), (*recipe_)[operand].quant,
+                       product_of(operand), x, pass);
+}
+
+QTensor Linear::quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure) {
+  QuantizeContext context;
+  context.random = operand_stream(seed_, step, id_, Operand::FpropW);
+  context.signs = sign_stream(seed_, step, id_, Product::Fprop, basis().signs, 0);
+  if ((*recipe_)[Operand::FpropW].quant.rounding != Rounding::Reference) {
+    if (outliers_.chosen()) context.col_fold = outliers_.others(arena);
+    return quantise(Operand::FpropW, w, context, arena, measure, nullptr);
+  }
+  context.reference = weight_average_;
+  if (!outliers_.chosen()) return quantise(Operand::FpropW, w, context, arena, measure, nullptr);
+  const Tensor others = arena.allocate(DType::F32, {w.rows(), w.cols()});  // a reference takes no factors
+  convert(w, others);
+  zero_columns(others, outliers_.channels());
+  return quantise(Operand::FpropW, others, context, arena, measure, nullptr);
+}
+
+// Without a part in fprop's basis where the source is high precision. Signs that change with every pass, and then the
+// rounding too, are told apart by the pass's first token.
+QTensor Linear::quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_token, Arena& arena, Arena& scratch,
+                                      bool measure) {
+  const OperandSpec& spec = (*recipe_)[Operand::DgradW];
+  QuantizeContext context;
+  context.random = operand_stream(call_seed(seed, first_token), step_, id_, Operand::DgradW);
+  context.signs = sign_stream(seed, step_, id_, Product::Dgrad, spec.quant.hadamard.signs, first_token);
+  const Tensor source =
+      spec.source == OperandSource::Requantise ? forward_weight(fprop_w_, outlier_w_, scratch) : weight_;
+  return quantise(Operand::DgradW, source, context, arena, measure, nullptr);
+}
+
+// W as fprop sees it: what is stored in four bits (in fprop's basis) and, in their columns, the outlier channels.
+Tensor Linear::forward_weight(const QTensor& w, const QTensor& outliers, Arena& arena) const {
+  const Tensor values = stored_values(w, arena);
+  if (outliers.codes.defined()) {
+    scatter_columns(stored_values(outliers, arena), outliers_.channels(), values, Accumulate::Overwrite);
+  }
+  return values;
+}
+
+Tensor Linear::in_basis_of_fprop(const Tensor& w, Arena& arena) const {
+  if (!basis().enabled()) return w;
+  const Tensor rotated = arena.allocate(DType::F32, {w.rows(), w.cols()});
+  hadamard_forward(w, basis(), basis_signs(), rotated);
+  return rotated;
+}
+
+QTensor Linear::quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
+                                  const PassContext& pass) {
+  QuantSpec spec = recipe_->outlier_channels.quant;
+  spec.transposed = transposed;
+  const RandomStream random = layer_stream(pass.seed, pass.step, id_, use);
+  return timed(pass.profile, "quantise", quantize, channels, spec, token_context(random, spec, product, channels, pass),
+               pass.arena);
+}
+
+QTensor Linear::quantise_weight_outliers(const Tensor& w, std::uint32_t step, Arena& arena) {
+  const Tensor channels = arena.allocate(w.dtype(), {w.rows(), outliers_.channels().numel()});
+  gather_columns(w, outliers_.channels(), channels);
+  QuantizeContext context;
+  context.random = layer_stream(seed_, step, id_, StreamUse::OutlierW);
+  return quantize(channels, recipe_->outlier_channels.quant, context, arena);
+}
+
+// Unquantised X in wgrad has no outliers to keep apart.
+bool Linear::splits_outliers(const Saved& saved) const {
+  return saved.outliers.codes.defined() &&
+         (from_fprop(Operand::WgradX) || has_scale((*recipe_)[Operand::WgradX].quant.element));
+}
+
+// What wgrad quantises X from: fprop's values, or X with its outlier channels zero, as fprop's quantiser saw it.
+Tensor Linear::wgrad_source(const Saved& saved, Arena& arena) const {
+  if ((*recipe_)[Operand::WgradX].source == OperandSource::Requantise) return stored_values(saved.x, arena);
+  if (!splits_outliers(saved)) return saved.source;
+  const Tensor others = arena.allocate(saved.source.dtype(), {saved.source.rows(), saved.source.cols()});
+  convert(saved.source, others);
+  zero_columns(others, outliers_.channels());
+  return others;
+}
+
+Tensor Linear::outlier_source(const Saved& saved, Arena& arena) const {
+  if (from_fprop(Operand::WgradX)) return stored_values(saved.outliers, arena);
+  const Tensor channels = arena.allocate(saved.source.dtype(), {saved.source.rows(), saved.outliers.cols});
+  gather_columns(saved.source, outliers_.channels(), channels);
+  return channels;
+}
+
+}  // namespace nibble

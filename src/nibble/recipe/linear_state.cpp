@@ -1,0 +1,138 @@
+// What a Linear keeps from step to step: the moving average of W, the choice of outlier channels, and the watch over
+// oscillating weights.
+#include "nibble/numerics/e2m1.h"
+#include "nibble/quant/hadamard.h"
+#include "nibble/recipe/columns.h"
+#include "nibble/recipe/linear.h"
+#include "nibble/tensor/parallel.h"
+#include "nibble/tensor/simd.h"
+
+namespace nibble {
+
+namespace {
+
+bool same_choice(const OutlierChannels& a, const OutlierChannels& b) {
+  return a.share == b.share && a.multiple == b.multiple && a.first_step == b.first_step && a.last_step == b.last_step;
+}
+
+bool same_watch(const LinearRecipe& a, const LinearRecipe& b) {
+  const OscillationReset& x = a.oscillation_reset;
+  const OscillationReset& y = b.oscillation_reset;
+  return x.criterion == y.criterion && x.threshold == y.threshold && x.start_fraction == y.start_fraction &&
+         x.period == y.period && x.window == y.window && a[Operand::FpropW] == b[Operand::FpropW];
+}
+
+NIBBLE_SIMD void average_row(float* average, const float* w, float decay, float rest, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) average[i] = decay * average[i] + rest * w[i];
+}
+
+/// average = decay * average + (1 - decay) * w.
+void update_average(const Tensor& average, const Tensor& w, double decay) {
+  float* a = average.data<float>();
+  const float* from = w.data<float>();
+  parallel_for(w.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    average_row(a + begin, from + begin, static_cast<float>(decay), static_cast<float>(1 - decay), end - begin);
+  });
+}
+
+/// The decode scale of every element: what q decodes to when every code stands for 1.
+Tensor element_scales(const QTensor& q, Arena& arena) {
+  QTensor ones = q;
+  ones.residual = {};
+  ones.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()});
+  const std::uint8_t one = e2m1_encode<Tie::Even>(1.0f);
+  std::fill_n(ones.codes.data<std::uint8_t>(), ones.codes.numel(), static_cast<std::uint8_t>(one << 4 | one));
+  const Tensor scales = arena.allocate(DType::F32, {q.rows, q.cols});
+  dequantize(ones, scales);
+  return scales;
+}
+
+}  // namespace
+
+void Linear::set_stage(std::size_t stage) {
+  const LinearRecipe& next = whole_recipe_.resolve(name_, block_, blocks_, stage);
+  const LinearRecipe& last = *recipe_;
+  if (&next == &last) return;
+  recipe_ = &next;
+  if (!same_choice(next.outlier_channels, last.outlier_channels)) outliers_ = {};
+  if (!next.weight_average.enabled()) weight_average_ = {};
+  if (!same_watch(next, last)) oscillation_watch_ = {};
+  has_state_ = false;
+  oscillation_.reset();
+  measured_weight_ = {};
+  fprop_w_ = dgrad_w_ = outlier_w_ = {};
+}
+
+void Linear::ensure_state(const Tensor& w) {
+  if (has_state_) return;
+  has_state_ = true;
+  if (recipe_->outlier_channels.enabled() && !outliers_.channels().defined()) {
+    outliers_ = OutlierSelection(recipe_->outlier_channels, w.cols());
+  }
+  if (recipe_->weight_average.enabled() && !weight_average_.view().defined()) {
+    weight_average_ = OwnedTensor(DType::F32, {w.rows(), w.cols()});
+    convert(w, weight_average_);
+  }
+  if (recipe_->oscillation_reset.enabled() && !oscillation_watch_.enabled()) {
+    oscillation_watch_ = OscillationWatch(recipe_->oscillation_reset, w.rows(), w.cols());
+  }
+}
+
+void Linear::visit_state(const Tensor& w, const std::function<void(const std::string& name, const Tensor& tensor)>& f) {
+  ensure_state(w);
+  outliers_.visit_state(f);
+  if (weight_average_.view().defined()) f("weight_average", weight_average_);
+  oscillation_watch_.visit_state(f);
+}
+
+std::int64_t Linear::after_update(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch) {
+  ensure_state(w);
+  outliers_.finish_step(step);
+  const WeightAverage& average = recipe_->weight_average;
+  if (average.enabled()) {
+    if (step <= average.start_step) {
+      convert(w, weight_average_);
+    } else {
+      update_average(weight_average_, w, average.decay);
+    }
+  }
+  if (measured_weight_.defined()) measure_oscillation(w, scratch);
+  return oscillation_watch_.wants(step, steps) ? reset_oscillating(w, step, steps, scratch) : 0;
+}
+
+// Everything in fprop's basis, where W is quantised. Rows without a flagged element keep their bits.
+std::int64_t Linear::reset_oscillating(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch) {
+  const ArenaScope scope(scratch);
+  const QTensor q = quantise_weight(w, static_cast<std::uint32_t>(step + 1), scratch, false);
+  const RandomStream signs =
+      sign_stream(seed_, static_cast<std::uint32_t>(step + 1), id_, Product::Fprop, basis().signs, 0);
+  const Tensor values = scratch.allocate(DType::F32, {w.rows(), w.cols()});
+  if (basis().enabled()) {
+    hadamard_forward(w, basis(), signs, values);
+  } else {
+    convert(w, values);
+  }
+  const Tensor quantised = scratch.allocate(DType::F32, {w.rows(), w.cols()});
+  dequantize(q, quantised);
+  if (outliers_.chosen()) {  // not in four bits: their own value, so that they stay as they are
+    const Tensor channels = scratch.allocate(DType::F32, {w.rows(), outliers_.channels().numel()});
+    gather_columns(values, outliers_.channels(), channels);
+    scatter_columns(channels, outliers_.channels(), quantised, Accumulate::Overwrite);
+  }
+  const Tensor scales = oscillation_watch_.wants_scales() ? element_scales(q, scratch) : Tensor();
+  std::vector<std::uint8_t> changed;
+  const std::int64_t resets = oscillation_watch_.observe(values, quantised, scales, step, steps, changed);
+  for (std::size_t i = 0; i < changed.size() && resets > 0; ++i) {
+    if (changed[i] == 0) continue;
+    const auto r = static_cast<std::int64_t>(i);
+    const Tensor from = values.row_range(r, r + 1);
+    if (basis().enabled()) {
+      hadamard_inverse(from, basis(), signs, w.row_range(r, r + 1));
+    } else {
+      convert(from, w.row_range(r, r + 1));
+    }
+  }
+  return resets;
+}
+
+}  // namespace nibble

@@ -1,0 +1,63 @@
+#include "nibble/recipe/outlier_channels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "nibble/recipe/columns.h"
+
+namespace nibble {
+
+namespace {
+
+std::int64_t chosen_count(const OutlierChannels& spec, std::int64_t channels) {
+  require(spec.multiple >= 1, "outlier channels in multiples of {}", spec.multiple);
+  const auto share = static_cast<std::int64_t>(std::ceil(spec.share * static_cast<double>(channels)));
+  return std::min(channels, (share + spec.multiple - 1) / spec.multiple * spec.multiple);
+}
+
+}  // namespace
+
+OutlierSelection::OutlierSelection(const OutlierChannels& spec, std::int64_t channels)
+    : spec_(spec), norms_(DType::F32, {channels}), channels_(DType::I32, {chosen_count(spec, channels)}) {
+  std::fill_n(channels_.view().data<std::int32_t>(), channels_.view().numel(), -1);
+}
+
+bool OutlierSelection::chosen() const {
+  return channels_.view().defined() && channels_.view().numel() > 0 && channels_.view().data<std::int32_t>()[0] >= 0;
+}
+
+void OutlierSelection::observe(const Tensor& x, std::int64_t step) {
+  if (!spec_.enabled() || step < spec_.first_step || step > spec_.last_step) return;
+  add_column_squares(x, norms_);
+}
+
+void OutlierSelection::finish_step(std::int64_t step) {
+  if (!spec_.enabled() || step < spec_.last_step || chosen()) return;
+  const float* norm = norms_.view().data<float>();
+  const std::int64_t channels = norms_.view().numel();
+  if (std::all_of(norm, norm + channels, [](float n) { return n == 0; })) return;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(channels));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return norm[a] > norm[b]; });
+  order.resize(static_cast<std::size_t>(channels_.view().numel()));
+  std::sort(order.begin(), order.end());
+  std::copy(order.begin(), order.end(), channels_.view().data<std::int32_t>());
+}
+
+Tensor OutlierSelection::others(Arena& arena) const {
+  const Tensor factors = arena.allocate(DType::F32, {norms_.view().numel()});
+  float* factor = factors.data<float>();
+  std::fill_n(factor, factors.numel(), 1.0f);
+  const std::int32_t* channel = channels().data<std::int32_t>();
+  for (std::int64_t j = 0; j < channels().numel(); ++j) factor[channel[j]] = 0;
+  return factors;
+}
+
+void OutlierSelection::visit_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f) {
+  if (!spec_.enabled()) return;
+  f("outlier_norms", norms_);
+  f("outlier_channels", channels_);
+}
+
+}  // namespace nibble

@@ -1,0 +1,244 @@
+// Specs of every kind, awkward values for them, and the comparison with the reference quantiser.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include "tests/quant/reference_quantize.h"
+
+namespace nibble {
+
+struct Case {
+  const char* name;
+  QuantSpec spec;
+};
+
+inline QuantSpec make(ElementFormat element, Granularity granularity, ScaleRule scale,
+                      Rounding rounding = Rounding::NearestEven) {
+  QuantSpec spec;
+  spec.element = element;
+  spec.granularity = granularity;
+  spec.scale = scale;
+  spec.rounding = rounding;
+  return spec;
+}
+
+inline QuantSpec with_clamp(QuantSpec spec, double alpha, bool per_row, ResidualMode residual) {
+  spec.clamp = {alpha, per_row, residual};
+  return spec;
+}
+
+inline QuantSpec nvfp4(QuantSpec spec, const Nvfp4Scale& scale) {
+  spec.nvfp4 = scale;
+  return spec;
+}
+inline QuantSpec trusted(QuantSpec spec) {
+  spec.trust_mask = true;
+  return spec;
+}
+inline QuantSpec log_steps(QuantSpec spec, int steps) {
+  spec.log_steps = steps;
+  return spec;
+}
+inline QuantSpec eden_group(QuantSpec spec, std::int64_t group) {
+  spec.eden_group = group;
+  return spec;
+}
+inline const Nvfp4Scale kEdenScale = {6 / 0.988125, 255.99, 1, 0, Selection::None};
+
+/// Every kind of element, block, rule and rounding.
+inline std::vector<Case> cases() {
+  using enum ElementFormat;
+  using enum ScaleRule;
+  using enum Rounding;
+  const Granularity row = Granularity::per_row();
+  const Granularity column = Granularity::per_column();
+  const Granularity tensor = Granularity::per_tensor();
+  const auto block = [](int r, int c) { return Granularity::block(r, c); };
+  std::vector<Case> list = {
+      {"row absmax even", make(E2M1, row, Absmax, NearestEven)},
+      {"row absmax up", make(E2M1, row, Absmax, NearestUp)},
+      {"row absmax zero", make(E2M1, row, Absmax, NearestZero)},
+      {"row absmax away", make(E2M1, row, Absmax, NearestAway)},
+      {"row pow2 up", make(E2M1, row, AbsmaxPow2, NearestUp)},
+      {"row ocp even", make(E2M1, row, OcpFloor, NearestEven)},
+      {"row absmax stochastic", make(E2M1, row, Absmax, Stochastic)},
+      {"row absmax stochastic8", make(E2M1, row, Absmax, Stochastic8)},
+      {"column pow2 up", make(E2M1, column, AbsmaxPow2, NearestUp)},
+      {"column absmax zero", make(E2M1, column, Absmax, NearestZero)},
+      {"column absmax stochastic", make(E2M1, column, Absmax, Stochastic)},
+      {"tensor absmax away", make(E2M1, tensor, Absmax, NearestAway)},
+      {"tensor pow2 up", make(E2M1, tensor, AbsmaxPow2, NearestUp)},
+      {"mxfp4 ocp", make(E2M1, block(1, 32), OcpFloor, NearestEven)},
+      {"mxfp4 ocp stochastic8", make(E2M1, block(1, 32), OcpFloor, Stochastic8)},
+      {"mxfp4 ceil6 zero", make(E2M1, block(1, 32), Ceil6, NearestZero)},
+      {"mxfp4 ceil6 stochastic", make(E2M1, block(1, 32), Ceil6, Stochastic)},
+      {"mxfp4 along columns", make(E2M1, block(32, 1), Ceil6, NearestEven)},
+      {"nvfp4 1x16", make(E2M1, block(1, 16), Nvfp4, NearestEven)},
+      {"nvfp4 1x16 stochastic8", make(E2M1, block(1, 16), Nvfp4, Stochastic8)},
+      {"nvfp4 16x16", make(E2M1, block(16, 16), Nvfp4, NearestEven)},
+      {"nvfp4 16x1", make(E2M1, block(16, 1), Nvfp4, NearestEven)},
+      {"nvfp4 per tensor", make(E2M1, tensor, Nvfp4, NearestEven)},
+      {"odd blocks", make(E2M1, block(3, 5), Absmax, NearestUp)},
+      {"tall blocks", make(E2M1, block(100, 7), AbsmaxPow2, NearestUp)},
+      {"single elements", make(E2M1, block(1, 1), Absmax, NearestEven)},
+      {"e4m3 row", make(E4M3, row, Absmax)},
+      {"e4m3 column", make(E4M3, column, Absmax)},
+      {"e4m3 tensor pow2", make(E4M3, tensor, AbsmaxPow2)},
+      {"e4m3 block 1x128", make(E4M3, block(1, 128), Absmax)},
+      {"e4m3 block 128x128", make(E4M3, block(128, 128), Absmax)},
+      {"e5m2 row", make(E5M2, row, Absmax)},
+      {"e5m2 tensor pow2", make(E5M2, tensor, AbsmaxPow2)},
+      {"bf16", make(BF16, row, None)},
+      {"f32", make(F32, row, None)},
+      {"row clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, true, ResidualMode::Sparse)},
+      {"row clamp ceil6", with_clamp(make(E2M1, row, Ceil6), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp dropped", with_clamp(make(E2M1, row, AbsmaxPow2, NearestUp), 0.9, true, ResidualMode::None)},
+      {"row clamp, blocks", with_clamp(make(E2M1, block(1, 32), Ceil6), 0.97, true, ResidualMode::Sparse)},
+      {"row clamp, columns", with_clamp(make(E4M3, column, Absmax), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp, nvfp4", with_clamp(make(E2M1, block(16, 16), Nvfp4), 0.9, true, ResidualMode::Sparse)},
+      {"row clamp, bf16", with_clamp(make(BF16, row, None), 0.9, true, ResidualMode::Sparse)},
+      {"tensor clamp sparse", with_clamp(make(E2M1, row, Absmax, NearestUp), 0.99, false, ResidualMode::Sparse)},
+      {"tensor clamp dropped", with_clamp(make(E2M1, tensor, AbsmaxPow2), 0.97, false, ResidualMode::None)},
+      {"mxfp4 nearest", make(E2M1, block(1, 32), Nearest6)},
+      {"mxfp4 nearest, row", make(E2M1, row, Nearest6, NearestAway)},
+      {"mxfp4 range match", make(E2M1, block(1, 32), RangeMatch34)},
+      {"mxfp4 range match stochastic", make(E2M1, block(1, 32), RangeMatch34, Stochastic)},
+      {"mxfp4 range match, row", make(E2M1, row, RangeMatch34, NearestUp)},
+      {"quest floor", trusted(make(E2M1, block(1, 32), QuestFloor, NearestZero))},
+      {"quest nearest", make(E2M1, block(1, 32), QuestNearest)},
+      {"quest ceil", make(E2M1, block(1, 32), QuestCeil)},
+      {"quest exact", trusted(make(E2M1, block(1, 32), QuestExact))},
+      {"quest row", trusted(make(E2M1, row, QuestNearest))},
+      {"quest 16x16", make(E2M1, block(16, 16), QuestFloor)},
+      {"quest tensor", make(E2M1, tensor, QuestExact)},
+      {"quest column", trusted(make(E2M1, column, QuestCeil))},
+      {"quest tall", make(E2M1, block(100, 20), QuestFloor)},
+      {"mask without quest", trusted(make(E2M1, row, Absmax, NearestUp))},
+      {"mxfp8 ocp", make(E4M3, block(1, 32), OcpFloor)},
+      {"mxfp8 ceil", make(E4M3, block(1, 32), Ceil6)},
+      {"mxfp8 nearest", make(E5M2, block(1, 32), Nearest6)},
+      {"mxfp8 range match", make(E5M2, block(1, 32), RangeMatch34)},
+      {"mxfp8 e5m2 ceil", make(E5M2, block(1, 32), Ceil6)},
+      {"int4 row", make(Int4, row, Absmax)},
+      {"int4 tensor away", make(Int4, tensor, AbsmaxPow2, NearestAway)},
+      {"int4 column up", make(Int4, column, Absmax, NearestUp)},
+      {"int4 block zero", make(Int4, block(1, 32), Ceil6, NearestZero)},
+      {"int4 stochastic", make(Int4, row, Absmax, Stochastic)},
+      {"int4 sawb tensor", make(Int4, tensor, Sawb)},
+      {"int4 sawb row", make(Int4, row, Sawb)},
+      {"int4 sawb column", make(Int4, column, Sawb)},
+      {"int4 sawb stochastic", make(Int4, block(1, 32), Sawb, Stochastic)},
+      {"int4 nearest", make(Int4, block(2, 16), Nearest6)},
+      {"e3m0 tensor", make(E3M0, tensor, Absmax)},
+      {"e3m0 row up", make(E3M0, row, AbsmaxPow2, NearestUp)},
+      {"e3m0 zero", log_steps(make(E3M0, row, Absmax, NearestZero), 4)},
+      {"e3m0 stochastic", make(E3M0, tensor, Absmax, Stochastic)},
+      {"e3m0 stochastic, 4 steps", log_steps(make(E3M0, tensor, Absmax, Stochastic), 4)},
+      {"e3m0 ceil, 1 step", log_steps(make(E3M0, block(1, 32), Ceil6, NearestAway), 1)},
+      {"nvfp4 17/16 stochastic", nvfp4(make(E2M1, block(1, 16), Nvfp4, Stochastic), {6.0 * 16 / 17, 448, 0, 0, {}})},
+      {"nvfp4 zero scale one", nvfp4(make(E2M1, block(1, 16), Nvfp4), {6, 256, 1, 0, {}})},
+      {"nvfp4 double block", nvfp4(make(E2M1, block(1, 16), Nvfp4, Stochastic8), {6, 448, 0x1p-9, 128, {}})},
+      {"nvfp4 outer 32", nvfp4(make(E2M1, block(1, 16), Nvfp4), {6, 448, 0x1p-9, 32, {}})},
+      {"4/6 mse", nvfp4(make(E2M1, block(1, 16), Nvfp4), {6, 256, 1, 0, Selection::Mse})},
+      {"4/6 mae away", nvfp4(make(E2M1, block(1, 16), Nvfp4, NearestAway), {6, 256, 0, 0, Selection::Mae})},
+      {"4/6 max", nvfp4(make(E2M1, block(1, 16), Nvfp4), {6, 256, 0, 0, Selection::MaxAbs})},
+      {"4/6 tiles", nvfp4(make(E2M1, block(16, 16), Nvfp4), {6, 256, 0, 0, Selection::Mse})},
+      {"4/6 tiles max", nvfp4(make(E2M1, block(3, 20), Nvfp4, NearestUp), {6, 256, 1, 0, Selection::MaxAbs})},
+      {"4/6 stochastic", nvfp4(make(E2M1, block(1, 16), Nvfp4, Stochastic), {6, 256, 1, 0, Selection::Mse})},
+      {"4/6 double block", nvfp4(make(E2M1, block(1, 16), Nvfp4), {6, 256, 1, 64, Selection::Mae})},
+      {"eden", nvfp4(make(E2M1, block(1, 16), Nvfp4, Eden), kEdenScale)},
+      {"eden double block", nvfp4(make(E2M1, block(1, 16), Nvfp4, Eden), {6 / 0.988125, 255.99, 1, 128, {}})},
+      {"eden group 32", eden_group(nvfp4(make(E2M1, block(1, 16), Nvfp4, Eden), kEdenScale), 32)},
+      {"reference", make(E2M1, row, Absmax, Reference)},
+      {"reference mxfp4", make(E2M1, block(1, 32), Ceil6, Reference)},
+      {"row clamp, quest", with_clamp(make(E2M1, block(1, 32), QuestFloor), 0.95, true, ResidualMode::Sparse)},
+      {"row clamp, 4/6", with_clamp(nvfp4(make(E2M1, block(16, 16), Nvfp4), {6, 256, 0, 0, Selection::Mse}), 0.95, true,
+                                    ResidualMode::None)},
+      {"tensor clamp, eden",
+       with_clamp(nvfp4(make(E2M1, block(1, 16), Nvfp4, Eden), kEdenScale), 0.95, false, ResidualMode::Sparse)},
+  };
+  for (std::size_t i = 0, n = list.size(); i < n; i += 3) {
+    list.push_back(list[i]);
+    list.back().spec.bf16_input = true;
+  }
+  return list;
+}
+
+/// Heavy-tailed values with zeros of both signs, exact ties and repeated values among them.
+inline std::vector<float> awkward_values(std::int64_t n, std::uint64_t seed) {
+  std::vector<float> x = reference::gaussian(static_cast<std::size_t>(n), seed);
+  std::mt19937_64 engine(seed + 1);
+  for (float& v : x) {
+    switch (engine() % 16) {
+      case 0: v = 0.0f; break;
+      case 1: v = -0.0f; break;
+      case 2: v *= 50.0f; break;
+      case 3: v *= 1e-6f; break;
+      case 4: v = 0.25f * static_cast<float>(static_cast<int>(engine() % 49) - 24); break;
+      default: break;
+    }
+  }
+  return x;
+}
+
+inline void expect_same(const QTensor& q, const reference::Result& want) {
+  ASSERT_EQ(q.rows, want.rows);
+  ASSERT_EQ(q.cols, want.cols);
+  ASSERT_EQ(q.tensor_scale, want.tensor_scale);
+  for (std::int64_t r = 0; r < q.rows; ++r) {
+    for (std::int64_t c = 0; c < q.cols; ++c) {
+      const auto i = static_cast<std::size_t>(r * q.cols + c);
+      if (has_scale(q.element)) {
+        ASSERT_EQ(reference::code_at(q, r, c), want.codes[i]) << "row " << r << " column " << c << " y " << want.y[i];
+        ASSERT_EQ(q.scale_at(r, c), want.block_scale[i] * want.outer_scale[i] * want.tensor_scale)
+            << "row " << r << " column " << c;
+      }
+      if (q.mask.defined()) {
+        ASSERT_EQ(q.mask.data<std::uint8_t>()[r * q.mask.cols() + c / 8] >> (c % 8) & 1, want.trusted[i] ? 1 : 0)
+            << "row " << r << " column " << c;
+      }
+      ASSERT_EQ(reference::as_bits(q.value_at(r, c)), reference::as_bits(want.values[i]))
+          << "row " << r << " column " << c;
+    }
+  }
+}
+
+inline void expect_residual(const CsrMatrix& residual, const reference::Result& want) {
+  ASSERT_TRUE(residual.defined());
+  std::int64_t entry = 0;
+  for (std::int64_t r = 0; r < want.rows; ++r) {
+    ASSERT_EQ(residual.row_begin.data<std::int32_t>()[r], entry);
+    for (std::int64_t c = 0; c < want.cols; ++c) {
+      const auto i = static_cast<std::size_t>(r * want.cols + c);
+      const float difference = want.y[i] - want.clamped[i];
+      if (difference == 0) continue;
+      ASSERT_LT(entry, residual.nnz());
+      ASSERT_EQ(residual.col.data<std::int32_t>()[entry], c);
+      ASSERT_EQ(residual.value.data<float>()[entry], difference);
+      ++entry;
+    }
+  }
+  ASSERT_EQ(residual.nnz(), entry);
+}
+
+/// A context with everything a case can ask for; `x` gives the shape.
+struct CaseContext {
+  OwnedTensor reference;
+  QuantizeContext context;
+};
+
+inline CaseContext case_context(const Case& c, const Tensor& x, std::uint64_t seed) {
+  CaseContext result;
+  result.context.random = {seed, 3, 5};
+  result.context.signs = {seed, 4, 6};
+  result.context.element_offset = seed % 1000;
+  if (seed % 2 == 0) result.context.element_stride = static_cast<std::uint64_t>(x.cols() + x.rows()) + 48;
+  if (c.spec.rounding == Rounding::Reference) {
+    std::vector<float> towards = awkward_values(x.numel(), seed + 7);
+    result.reference = reference::make_tensor(DType::F32, x.rows(), x.cols(), towards);
+    result.context.reference = result.reference;
+  }
+  return result;
+}
+
+}  // namespace nibble
