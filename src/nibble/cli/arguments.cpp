@@ -79,6 +79,9 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_tokenizer_train_command());
   commands.push_back(make_tokenizer_encode_command());
   commands.push_back(make_tokenizer_decode_command());
+  commands.push_back(make_scaling_fit_command());
+  commands.push_back(make_scaling_predict_command());
+  commands.push_back(make_scaling_map_command());
   commands.push_back(make_recipes_list_command());
   commands.push_back(make_recipes_show_command());
   commands.push_back(make_recipes_diff_command());
