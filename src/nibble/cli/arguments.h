@@ -57,6 +57,8 @@ std::unique_ptr<Command> make_recipes_list_command();
 std::unique_ptr<Command> make_recipes_show_command();
 std::unique_ptr<Command> make_recipes_diff_command();
 std::unique_ptr<Command> make_recipes_check_command();
+std::unique_ptr<Command> make_cost_command();
+std::unique_ptr<Command> make_league_command();
 std::unique_ptr<Command> make_doctor_command();
 
 /// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 130 =

@@ -1,0 +1,120 @@
+#include <cmath>
+
+#include "nibble/cli/arguments.h"
+#include "nibble/cli/cost_tables.h"
+#include "nibble/scaling/law_file.h"
+#include "nibble/scaling/points.h"
+#include "nibble/tensor/error.h"
+
+namespace nibble {
+
+namespace {
+
+constexpr double kTokensPerParameter = 20;  // Hoffmann et al. 2022
+
+class CostCommand final : public Command {
+ public:
+  std::string name() const override { return "cost"; }
+  std::string summary() const override { return "say what training a model by a recipe costs on a device"; }
+  std::string examples() const override {
+    return "  nibble cost --model llama-1.3b --recipe wang2025 --device h100-sxm --tokens 100B\n"
+           "  nibble cost --model llama2-7b --recipe ./mine.toml --device b200 --devices 8 --eff-n 0.64 --eff-d 0.94\n"
+           "  nibble cost --model quartet-30m --recipe fp4-direct --device cpu --json";
+  }
+  void declare(Arguments& a) override {
+    a.text("--model", model_, "a file of models/ by name, or a path", true);
+    a.text("--recipe", recipe_, "recipe by name or file", true);
+    a.text("--device", device_, "a file of devices/ by name, or a path; cpu: this machine, measured");
+    a.integer("--batch", batch_, "sequences an optimizer step on each device; 0: about 2^19 tokens");
+    a.integer("--micro-batch", micro_batch_, "sequences a pass; 0: about 2^14 tokens");
+    a.integer("--seq", seq_, "tokens a sequence; 0: the model's");
+    a.text("--tokens", tokens_, "of the whole run (suffixes k, M, G or B, T); empty: 20 a parameter");
+    a.number("--price", price_, "USD a device and hour; negative: the device file's");
+    a.integer("--devices", devices_, "devices that share the run");
+    a.text("--optimizer", optimizer_, "adamw or fp8-lm");
+    a.flag("--fused", fused_, "quantisers read a tensor once, its amax being known");
+    a.text("--law", law_, "scaling law for the loss: a file of laws/ by name, or a path");
+    a.number("--eff-n", eff_n_, "effN of the recipe; negative: the law file's");
+    a.number("--eff-d", eff_d_, "effD of the recipe; negative: the law file's");
+    a.flag("--json", json_, "print JSON");
+  }
+  int run() override {
+    const CostQuestion question = read_question();
+    const CostEstimate estimate = estimate_cost(question);
+    const CostLoss loss = predict_loss_of(question);
+    fmt::print("{}", json_ ? cost_json(question, estimate, loss) : cost_text(question, estimate, loss));
+    return 0;
+  }
+
+ private:
+  CostQuestion read_question() const {
+    CostQuestion q;
+    q.model = load_llama_config(find_data_file("models", model_, "model"));
+    q.recipe = load_recipe(find_recipe(recipe_));
+    q.device = device_ == "cpu" ? this_cpu() : load_device(find_data_file("devices", device_, "device"));
+    q.assumptions.fused = fused_;
+    q.assumptions.transposed_copies = !q.device.is_cpu;
+    q.optimizer = optimizer_layout(optimizer_);
+    if (seq_ < 0 || batch_ < 0 || micro_batch_ < 0) user_error("--seq, --batch and --micro-batch must not be negative");
+    if (devices_ < 1) user_error("--devices is {}, must be at least 1", devices_);
+    q.model.seq = seq_ > 0 ? seq_ : q.model.seq;
+    q.batch = default_batch(q.model.seq);
+    if (micro_batch_ > 0) q.batch.micro_sequences = micro_batch_;
+    if (batch_ > 0) {
+      q.batch.sequences = batch_;
+      if (micro_batch_ == 0) q.batch.micro_sequences = std::min(q.batch.micro_sequences, batch_);
+    } else {
+      const std::int64_t micro = q.batch.micro_sequences;
+      q.batch.sequences = std::max<std::int64_t>(1, q.batch.sequences / micro) * micro;
+    }
+    if (q.batch.sequences % q.batch.micro_sequences != 0) {
+      user_error("--micro-batch {} does not divide --batch {}: choose a divisor", q.batch.micro_sequences,
+                 q.batch.sequences);
+    }
+    q.devices = static_cast<double>(devices_);
+    q.tokens = kTokensPerParameter * static_cast<double>(q.model.non_embedding_parameters());
+    if (!tokens_.empty()) {
+      q.tokens = parse_count(tokens_);
+      if (std::isnan(q.tokens))
+        user_error("--tokens: '{}' is not a positive number (suffixes: k, M, G or B, T)", tokens_);
+    }
+    if (price_ >= 0) q.device.price_date.clear();
+    q.usd_per_device_hour = price_ >= 0 ? price_ : q.device.usd_per_hour;
+    return q;
+  }
+
+  CostLoss predict_loss_of(const CostQuestion& q) const {
+    CostLoss loss;
+    const ScalingFit fit = load_law(find_data_file("laws", law_, "law"));
+    for (const RecipeFit& recipe : fit.recipes) {
+      if (recipe.recipe != q.recipe.name) continue;
+      loss.known = true;
+      loss.values = recipe.efficiency;
+      loss.efficiency = "of the law's file";
+    }
+    if (eff_n_ >= 0 || eff_d_ >= 0) {
+      if (eff_n_ == 0 || eff_d_ == 0) user_error("--eff-n and --eff-d must be above 0");
+      loss.known = true;
+      if (eff_n_ > 0) loss.values.n = eff_n_;
+      if (eff_d_ > 0) loss.values.d = eff_d_;
+      loss.efficiency = "given";
+    }
+    if (loss.known) {
+      loss.law = fit.title.empty() ? law_ : fit.title;
+      loss.prediction =
+          predict(fit.law, static_cast<double>(q.model.non_embedding_parameters()), q.tokens, loss.values);
+    }
+    return loss;
+  }
+
+  std::string model_, recipe_, device_ = "cpu", tokens_, optimizer_ = "adamw", law_ = "quartet";
+  std::int64_t batch_ = 0, micro_batch_ = 0, seq_ = 0, devices_ = 1;
+  double price_ = -1, eff_n_ = -1, eff_d_ = -1;
+  bool fused_ = false, json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_cost_command() { return std::make_unique<CostCommand>(); }
+
+}  // namespace nibble

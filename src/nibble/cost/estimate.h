@@ -1,0 +1,54 @@
+// Everything that `nibble cost` says of one model, recipe and device.
+#pragma once
+
+#include "nibble/cost/memory.h"
+#include "nibble/cost/twelve.h"
+
+namespace nibble {
+
+struct CostQuestion {
+  LlamaConfig model;
+  Recipe recipe;
+  DeviceSpec device;
+  Batch batch;  ///< on one device
+  OptimizerLayout optimizer;
+  CostAssumptions assumptions;
+  double tokens = 0;   ///< of the whole run
+  double devices = 1;  ///< scaling is taken to be perfect: the exchange of gradients is not counted
+  double usd_per_device_hour = 0;
+};
+
+struct CostEstimate {
+  StepCost step;
+  StepCost bf16;  ///< the same in BF16
+  StepCost fp8;   ///< and in reference_fp8, with the recipe's exempt layers quantised too
+  MemoryCost memory;
+  LayerProducts layer;  ///< of the block in the middle, first stage
+  std::int64_t layer_index = 0;
+  double theoretical_cost = 1;
+
+  double tokens_per_second = 0;  ///< of all devices
+  double run_seconds = 0;
+  double run_usd = 0;
+  double model_flops_share = 0;  ///< of the device's BF16 (FP32) peak
+
+  double speedup_over_bf16() const { return bf16.seconds / step.seconds; }
+  double speedup_over_fp8() const { return fp8.seconds / step.seconds; }
+};
+
+CostEstimate estimate_cost(const CostQuestion& question);
+
+/// Whether the recipe pays. `token_factor` is how many times the tokens it needs for the loss of BF16 (scaling law;
+/// infinity where no number suffices), NaN where that is not known. FP8 is taken to lose nothing.
+struct Worth {
+  bool loss_known = false;
+  bool worth_it = false;
+  double time_to_equal_loss = 0;      ///< over BF16's
+  double time_to_equal_loss_fp8 = 0;  ///< over FP8's
+};
+Worth judge_worth(const CostEstimate& estimate, double token_factor);
+
+/// The answer to "is it worth it?" in one sentence.
+std::string worth_sentence(const CostQuestion& question, const CostEstimate& estimate, double token_factor);
+
+}  // namespace nibble

@@ -1,0 +1,147 @@
+// `nibble cost` and `nibble league` as a user meets them.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/train/small_run.h"
+
+namespace nibble {
+namespace {
+
+struct Output {
+  int code = -1;
+  std::string text;
+};
+
+Output run(const std::string& arguments) {
+  const std::string command = "cd " NIBBLE_SOURCE_DIR " && " NIBBLE_BINARY_DIR "/nibble " + arguments + " 2>&1";
+  std::FILE* pipe = popen(command.c_str(), "r");
+  Output out;
+  char buffer[4096];
+  for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.text.append(buffer, n);
+  const int status = pclose(pipe);
+  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return out;
+}
+
+nlohmann::json cost(const std::string& arguments) {
+  const Output out = run("cost " + arguments + " --json");
+  EXPECT_EQ(out.code, 0) << out.text;
+  return nlohmann::json::parse(out.text);
+}
+
+TEST(CostCommand, AnswersEveryQuestionInText) {
+  const Output out =
+      run("cost --model llama-1.3b --recipe wang2025 --device h100-sxm --tokens 100B --eff-n 0.7 --eff-d 0.9");
+  EXPECT_EQ(out.code, 0);
+  for (const char* part :
+       {"attention.qkv", "optimizer", "twelve products", "master weights", "tokens/s predicted", "USD",
+        "printed formula", "Zhou", "four-bit codes are exact in E4M3", "effN 0.7", "worth it"}) {
+    EXPECT_NE(out.text.find(part), std::string::npos) << part << "\n" << out.text;
+  }
+}
+
+TEST(CostCommand, JsonHasThePublishedFiguresAtThePapersShape) {
+  // A width of 4096 and sequences of 2048, as in the paper.
+  const nlohmann::json json = cost("--model llama2-7b --recipe wang2025 --device b200 --seq 2048");
+  EXPECT_NEAR(json["wang_accounting"]["ideal"].get<double>(), 3.1155, 5e-5);
+  EXPECT_NEAR(json["wang_accounting"]["printed_formula"].get<double>(), 3.027, 5e-4);
+  EXPECT_NEAR(json["wang_accounting"]["printed_figure"].get<double>(), 2.9465, 5e-5);
+  EXPECT_EQ(json["layer"].size(), 12u);
+  double parts = 0;
+  for (const auto& part : json["step"]["parts"]) parts += part["seconds"].get<double>();
+  EXPECT_NEAR(parts / json["step"]["seconds"].get<double>(), 1, 1e-9);
+}
+
+TEST(CostCommand, TheBf16RecipeIsItsOwnMeasure) {
+  for (const char* device : {"h100-sxm", "h200", "b200", "b300", "rtx-5090", "rtx-pro-6000", "cpu"}) {
+    const nlohmann::json json = cost(std::string("--model quartet-30m --recipe bf16 --device ") + device);
+    EXPECT_EQ(json["speedup_over_bf16"], 1.0) << device;
+    EXPECT_EQ(json["theoretical_cost"], 1.0) << device;
+  }
+}
+
+TEST(CostCommand, TheRunsPriceIsProportionalToTokensAndPrice) {
+  const std::string question = "--model quartet-100m --recipe fp4-direct --device h100-sxm ";
+  const nlohmann::json a = cost(question + "--tokens 1B --price 2");
+  const nlohmann::json b = cost(question + "--tokens 3B --price 4 --devices 8");
+  EXPECT_NEAR(b["run"]["usd"].get<double>() / a["run"]["usd"].get<double>(), 6, 1e-9);
+  EXPECT_NEAR(b["run"]["seconds"].get<double>() / a["run"]["seconds"].get<double>(), 3.0 / 8, 1e-9);
+}
+
+TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
+  const std::pair<const char*, const char*> mistakes[] = {
+      {"cost --model llama2-7b --recipe bf16 --device b2000", "did you mean 'b200'"},
+      {"cost --model llama3 --recipe bf16 --device b200", "model"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --tokens many", "--tokens"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --batch 3 --micro-batch 2", "does not divide"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --optimizer sgd", "adamw or fp8-lm"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --devices 0", "--devices"},
+      {"league", "--compare"},
+      {"league --recipes bf16", "--config"},
+      {"league --compare docs", "no compare.json"}};
+  for (const auto& [arguments, expected] : mistakes) {
+    const Output out = run(arguments);
+    EXPECT_EQ(out.code, 2) << arguments << "\n" << out.text;
+    EXPECT_NE(out.text.find(expected), std::string::npos) << arguments << "\n" << out.text;
+    EXPECT_EQ(std::count(out.text.begin(), out.text.end(), '\n'), 1) << arguments << "\n" << out.text;
+  }
+}
+
+TEST(LeagueCommand, RanksAComparisonWithTheoreticalCosts) {
+  TemporaryDirectory folder;
+  const std::filesystem::path source = folder.path() / "compare";
+  std::filesystem::create_directories(source);
+  nlohmann::json runs = nlohmann::json::array();
+  for (const auto& [recipe, loss] : {std::pair{"bf16", 3.0}, {"fp4-direct", 3.06}, {"wang2025", 3.03}}) {
+    for (int seed = 1; seed <= 2; ++seed) {
+      runs.push_back(
+          {{"name", recipe}, {"dir", "gone"}, {"recipe", recipe}, {"seed", seed}, {"val_loss", loss + 0.01 * seed}});
+    }
+  }
+  const std::string config =
+      "[model]\nname = \"m\"\nlayers = 4\nwidth = 512\nheads = 8\nkv_heads = 8\nffn = 1536\nvocab = 512\nseq = 128\n"
+      "[data]\ndir = \"d\"\n[train]\nsteps = 10\nbatch = 2\n";
+  std::ofstream(source / "compare.json") << nlohmann::json(
+      {{"baseline", "bf16"}, {"runs", runs}, {"config_text", config}});
+  const std::filesystem::path out = folder.path() / "league";
+  const Output league = run("league --compare " + source.string() + " --out " + out.string());
+  EXPECT_EQ(league.code, 0) << league.text;
+  EXPECT_NE(league.text.find("wang2025 is closest to bf16"), std::string::npos) << league.text;
+  for (const char* file : {"league.md", "league.json", "league.svg", "league.html"}) {
+    EXPECT_TRUE(std::filesystem::exists(out / file)) << file;
+  }
+  const nlohmann::json json = nlohmann::json::parse(std::ifstream(out / "league.json"));
+  const auto& entries = json["sizes"][0]["entries"];
+  ASSERT_EQ(entries.size(), 3u);
+  EXPECT_EQ(entries[0]["relative_cost"], 1.0);
+  // The clamp's residual costs something on top of the same formats.
+  EXPECT_GT(entries[1]["relative_cost"].get<double>(), entries[2]["relative_cost"].get<double>());
+  EXPECT_LT(entries[1]["relative_cost"].get<double>(), 1);
+}
+
+TEST(LeagueCommand, RunsTheComparisonFirstAndResumesIt) {
+  TemporaryDirectory folder;
+  const std::filesystem::path config = folder.path() / "c.toml";
+  std::ofstream(config) << small_config_text(write_small_data(folder.path()), 2);
+  const std::filesystem::path out = folder.path() / "league";
+  const std::string command =
+      "league --config " + config.string() + " --recipes bf16,fp4-direct --seeds 2 --out " + out.string();
+  const Output first = run(command);
+  ASSERT_EQ(first.code, 0) << first.text;
+  const nlohmann::json json = nlohmann::json::parse(std::ifstream(out / "league.json"));
+  ASSERT_EQ(json["sizes"][0]["entries"].size(), 2u);
+  for (const auto& entry : json["sizes"][0]["entries"]) EXPECT_EQ(entry["seeds"].size(), 2u);
+  const auto trained = std::filesystem::last_write_time(out / "compare" / "bf16-s3" / "metrics.jsonl");
+  const Output again = run(command);
+  EXPECT_EQ(again.code, 0) << again.text;
+  EXPECT_EQ(std::filesystem::last_write_time(out / "compare" / "bf16-s3" / "metrics.jsonl"), trained);
+  EXPECT_EQ(nlohmann::json::parse(std::ifstream(out / "league.json")), json);
+}
+
+}  // namespace
+}  // namespace nibble
