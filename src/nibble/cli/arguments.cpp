@@ -87,6 +87,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_recipes_diff_command());
   commands.push_back(make_recipes_check_command());
   commands.push_back(make_cost_command());
+  commands.push_back(make_inspect_command());
   commands.push_back(make_league_command());
   commands.push_back(make_doctor_command());
   return commands;

@@ -58,6 +58,7 @@ std::unique_ptr<Command> make_recipes_show_command();
 std::unique_ptr<Command> make_recipes_diff_command();
 std::unique_ptr<Command> make_recipes_check_command();
 std::unique_ptr<Command> make_cost_command();
+std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_league_command();
 std::unique_ptr<Command> make_doctor_command();
 
