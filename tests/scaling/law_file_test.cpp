@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 
+#include "nibble/io/data_file.h"
 #include "tests/scaling/quartet_runs.h"
 
 namespace nibble {

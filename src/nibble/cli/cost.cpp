@@ -2,6 +2,7 @@
 
 #include "nibble/cli/arguments.h"
 #include "nibble/cli/cost_tables.h"
+#include "nibble/io/data_file.h"
 #include "nibble/scaling/law_file.h"
 #include "nibble/scaling/points.h"
 #include "nibble/tensor/error.h"

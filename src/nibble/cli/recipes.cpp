@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nibble/cli/arguments.h"
+#include "nibble/io/format.h"
 #include "nibble/recipe/describe.h"
 #include "nibble/recipe/names.h"
 #include "nibble/report/table.h"
@@ -75,7 +76,7 @@ void show(const Recipe& recipe) {
   print_facts(extras(recipe.base()));
   print_facts(exemptions(recipe));
   for (std::size_t m = 0; m < recipe.modules.size(); ++m) {
-    print_changes(fmt::format("{}:", joined(recipe.modules[m])), recipe.base(), recipe.stages.front().linear[m]);
+    print_changes(fmt::format("{}:", join_names(recipe.modules[m])), recipe.base(), recipe.stages.front().linear[m]);
   }
   for (std::size_t s = 1; s < recipe.stages.size(); ++s) {
     print_changes(fmt::format("stage {}, {}:", s, stage_words(recipe.stages[s])), recipe.stages[s - 1].linear.back(),

@@ -2,6 +2,7 @@
 
 #include "nibble/cli/arguments.h"
 #include "nibble/io/atomic_file.h"
+#include "nibble/io/data_file.h"
 #include "nibble/io/format.h"
 #include "nibble/model/config.h"
 #include "nibble/report/table.h"

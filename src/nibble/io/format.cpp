@@ -120,6 +120,12 @@ std::string format_duration(double seconds) {
   return fmt::format("{} d {:02} h", s / 86400, s / 3600 % 24);
 }
 
+std::string join_names(const std::vector<std::string>& names, std::string_view separator) {
+  std::string text;
+  for (const std::string& name : names) text.append(text.empty() ? "" : separator).append(name);
+  return text.empty() ? "none" : text;
+}
+
 std::size_t display_width(std::string_view text) {
   std::size_t columns = 0;
   while (!text.empty()) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace nibble {
 
@@ -16,6 +17,9 @@ std::string format_rate(double tokens_per_second);  ///< "4,012"; three signific
 std::string format_count(double count);             ///< "8.12 M", "512"; three significant digits and SI suffix
 std::string format_integer(std::int64_t value);     ///< "1,228,800"
 std::string format_duration(double seconds);        ///< "47 s", "3:07", "2:05:09", "3 d 04 h"
+
+/// "a, b, c"; "none" where there is nothing.
+std::string join_names(const std::vector<std::string>& names, std::string_view separator = ", ");
 
 /// Columns that a terminal needs for UTF-8 text: combining marks take none, East Asian wide characters and
 /// emoji take two. Bytes that are not UTF-8 count as one column each.

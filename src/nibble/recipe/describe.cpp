@@ -6,6 +6,7 @@
 #include <cctype>
 #include <cmath>
 
+#include "nibble/io/format.h"
 #include "nibble/recipe/names.h"
 
 namespace nibble {
@@ -173,7 +174,7 @@ std::vector<Fact> extras(const LinearRecipe& linear) {
 
 std::vector<Fact> exemptions(const Recipe& recipe) {
   std::vector<Fact> found;
-  if (!recipe.exempt.empty()) found.push_back({"exempt", joined(recipe.exempt)});
+  if (!recipe.exempt.empty()) found.push_back({"exempt", join_names(recipe.exempt)});
   if (recipe.exempt_first_blocks > 0)
     found.push_back({"exempt first blocks", std::to_string(recipe.exempt_first_blocks)});
   if (recipe.exempt_last_blocks > 0) found.push_back({"exempt last blocks", std::to_string(recipe.exempt_last_blocks)});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "nibble/io/format.h"
 #include "nibble/recipe/describe.h"
 #include "nibble/recipe/names.h"
 
@@ -55,14 +56,14 @@ std::vector<Fact> facts(const Recipe& recipe) {
   all.insert(all.end(), kept.begin(), kept.end());
   if (recipe.unbiased_gradient) all.push_back({"unbiased gradient", "claimed"});
   for (std::size_t m = 0; m < recipe.modules.size(); ++m) {
-    const std::string layers = joined(recipe.modules[m]);
+    const std::string layers = join_names(recipe.modules[m]);
     append_changes(layers + ": ", recipe.base(), recipe.stages.front().linear[m], all);
   }
   for (std::size_t s = 1; s < recipe.stages.size(); ++s) {
     const std::string stage = fmt::format("stage {}", s);
     all.push_back({stage, stage_words(recipe.stages[s])});
     for (std::size_t m = 0; m <= recipe.modules.size(); ++m) {
-      const std::string layers = m < recipe.modules.size() ? fmt::format("{}: ", joined(recipe.modules[m])) : "";
+      const std::string layers = m < recipe.modules.size() ? fmt::format("{}: ", join_names(recipe.modules[m])) : "";
       append_changes(stage + " " + layers, recipe.stages[s - 1].linear[m], recipe.stages[s].linear[m], all);
     }
   }

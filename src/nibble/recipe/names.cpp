@@ -77,12 +77,6 @@ const Names<Stage::Monitor>& monitor_names() {
   return names;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
-
 const char* operand_name(Operand operand) {
   static constexpr const char* names[] = {"fprop.x", "fprop.w", "dgrad.dy", "dgrad.w", "wgrad.dy", "wgrad.x"};
   return names[static_cast<std::size_t>(operand)];

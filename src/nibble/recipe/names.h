@@ -29,9 +29,6 @@ const char* name_of(const Names<E>& names, E value) {
   return found == names.end() ? "none" : found->first;
 }
 
-/// "a, b, c".
-std::string joined(const std::vector<std::string>& words);
-
 /// The operand's tensor: "X", "W" or "dY".
 const char* tensor_name(Operand operand);
 /// Whether the contraction of the operand's product runs down the columns of the operand's matrix as it is stored:

@@ -3,6 +3,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/io/file.h"
+#include "nibble/io/format.h"
 #include "nibble/recipe/linear_table.h"
 #include "nibble/recipe/names.h"
 #include "nibble/recipe/recipe.h"
@@ -97,7 +98,7 @@ std::vector<WrittenLinear> parse_modules(const ConfigTable& root, Recipe& recipe
       table.fail("layers", "is missing: name the layers that the rule is for, such as \"layers.*.mlp.down\"");
     recipe.modules.push_back(layers);
     rules.push_back(base);
-    rules.back().context = fmt::format(" (for {})", joined(layers));
+    rules.back().context = fmt::format(" (for {})", join_names(layers));
     override_linear(rules.back(), table, /*shorthands=*/true);
     table.finish();
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/io/data_file.h"
 #include "nibble/recipe/names.h"
 
 namespace nibble {
@@ -49,5 +50,8 @@ Recipe unquantised_recipe(ElementFormat element) {
   recipe.high_precision = linear;
   return recipe;
 }
+
+std::filesystem::path find_recipe(const std::string& name) { return find_data_file("recipes", name, "recipe"); }
+std::vector<std::string> known_recipes() { return known_data_files("recipes"); }
 
 }  // namespace nibble

@@ -8,10 +8,10 @@
 #include <span>
 #include <utility>
 
+#include "nibble/io/format.h"
 #include "nibble/io/suggest.h"
 #include "nibble/numerics/philox.h"
 #include "nibble/scaling/huber.h"
-#include "nibble/scaling/text.h"
 #include "nibble/tensor/error.h"
 #include "nibble/tensor/parallel.h"
 
@@ -257,7 +257,7 @@ Interval range_of(const std::vector<LossPoint>& points, Get get) {
 
 void check_known(const std::string& name, const std::vector<std::string>& known, const char* what) {
   if (std::find(known.begin(), known.end(), name) != known.end()) return;
-  user_error("{} '{}' has no losses here, only {} have{}", what, name, list_names(known), did_you_mean(name, known));
+  user_error("{} '{}' has no losses here, only {} have{}", what, name, join_names(known), did_you_mean(name, known));
 }
 
 Passes passes_of(const std::string& recipe, const FitOptions& options) {
@@ -297,7 +297,7 @@ const RecipeFit& ScalingFit::recipe(const std::string& name) const {
     if (fit.recipe == name) return fit;
     known.push_back(fit.recipe);
   }
-  user_error("the law has no recipe '{}' among {}{}", name, list_names(known), did_you_mean(name, known));
+  user_error("the law has no recipe '{}' among {}{}", name, join_names(known), did_you_mean(name, known));
 }
 
 double huber_objective(const std::vector<LossPoint>& points, const ScalingLaw& law, const Efficiency& efficiency) {

@@ -2,7 +2,6 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <cctype>
 #include <limits>
 #include <set>
@@ -10,8 +9,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/io/file.h"
-#include "nibble/io/suggest.h"
-#include "nibble/scaling/text.h"
+#include "nibble/io/format.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -163,27 +161,6 @@ std::string law_to_toml(const ScalingFit& fit) {
     out += fmt::format("points = {}\n", recipe.points) + line("rms", recipe.rms);
   }
   return out;
-}
-
-fs::path find_data_file(const std::string& folder, const std::string& name, const char* what) {
-  if (name.find('/') != std::string::npos || name.ends_with(".toml")) return name;
-  std::error_code ignored;
-  const fs::path program = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  std::vector<std::string> known;
-  for (const fs::path& place :
-       {fs::path(folder), program.parent_path() / folder, program.parent_path() / "share" / "nibble" / folder}) {
-    if (fs::is_regular_file(place / (name + ".toml"), ignored)) return place / (name + ".toml");
-    for (const auto& entry : fs::directory_iterator(place, ignored)) {
-      if (entry.path().extension() == ".toml") known.push_back(entry.path().stem().string());
-    }
-  }
-  std::sort(known.begin(), known.end());
-  known.erase(std::unique(known.begin(), known.end()), known.end());
-  if (known.empty()) {
-    user_error("the {} '{}' can't be looked up, for there is no folder {}/ here: give the path of a .toml file", what,
-               name, folder);
-  }
-  user_error("there is no {} '{}' among {}{}", what, name, list_names(known), did_you_mean(name, known));
 }
 
 }  // namespace nibble

@@ -16,8 +16,4 @@ ScalingFit parse_law(const std::string& text, const std::string& origin);
 /// The text of a law file; parse_law gives the same figures back, bit for bit.
 std::string law_to_toml(const ScalingFit& fit);
 
-/// A data file by name (FOLDER/NAME.toml, with the folder below the current one or where the program is installed) or
-/// by path (anything with a slash or ".toml"). `what` names its kind in the UserError for an unknown name.
-std::filesystem::path find_data_file(const std::string& folder, const std::string& name_or_path, const char* what);
-
 }  // namespace nibble

@@ -12,10 +12,10 @@
 #include <set>
 
 #include "nibble/io/file.h"
+#include "nibble/io/format.h"
 #include "nibble/io/json.h"
 #include "nibble/io/suggest.h"
 #include "nibble/report/runs.h"
-#include "nibble/scaling/text.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -89,8 +89,8 @@ void check_columns(const std::vector<std::string>& columns, const std::string& w
       return std::find(columns.begin(), columns.end(), name) != columns.end();
     });
     if (found) continue;
-    user_error("{}: the column '{}' is missing{}; the columns are {}", where, list_names(group, "' or '"),
-               did_you_mean(group[0], columns), list_names(columns));
+    user_error("{}: the column '{}' is missing{}; the columns are {}", where, join_names(group, "' or '"),
+               did_you_mean(group[0], columns), join_names(columns));
   }
 }
 

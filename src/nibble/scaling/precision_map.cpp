@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/io/format.h"
 #include "nibble/io/suggest.h"
 #include "nibble/scaling/points.h"
-#include "nibble/scaling/text.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -48,7 +48,7 @@ void set_speedup(std::vector<Precision>& precisions, const std::string& assignme
     precision.training = factors.size() == 3 ? factors[2] : training_speedup(factors[0], factors[1]);
     return;
   }
-  user_error("--speedup {}: there is no precision '{}' among {}{}", assignment, name, list_names(known),
+  user_error("--speedup {}: there is no precision '{}' among {}{}", assignment, name, join_names(known),
              did_you_mean(name, known));
 }
 

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "nibble/ops/cpu/block_dot.h"
-#include "nibble/ops/cpu/transpose_block.h"
 #include "nibble/tensor/simd.h"
+#include "nibble/tensor/transpose_block.h"
 
 namespace nibble::cpu {
 namespace {

@@ -7,8 +7,8 @@
 #include "nibble/numerics/e2m1.h"
 #include "nibble/numerics/fp8.h"
 #include "nibble/ops/cpu/row_convert.h"
-#include "nibble/ops/cpu/transpose_block.h"
 #include "nibble/tensor/simd.h"
+#include "nibble/tensor/transpose_block.h"
 
 namespace nibble::cpu {
 namespace {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "nibble/ops/cpu/transpose_block.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
+#include "nibble/tensor/transpose_block.h"
 
 namespace nibble {
 namespace {
@@ -192,7 +192,7 @@ void wgrad(const CsrMatrix& residual, const Dy* dy, float* dw, std::int64_t n, A
       for (std::int64_t c = 0; c < cols; ++c) {
         gather_sum(columns.entries(col + c), dy + row, n, sums + c * kWidth, rows);
       }
-      cpu::transpose_block(sums, kWidth, square, kWidth, cols, rows);
+      transpose_block(sums, kWidth, square, kWidth, cols, rows);
       for (std::int64_t r = 0; r < rows; ++r) add_row(square + r * kWidth, dw + (row + r) * k + col, cols);
     }
   });

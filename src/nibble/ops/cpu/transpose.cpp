@@ -1,9 +1,9 @@
 #include <cstring>
 
 #include "nibble/ops/cpu/row_convert.h"
-#include "nibble/ops/cpu/transpose_block.h"
 #include "nibble/ops/spmm.h"
 #include "nibble/tensor/parallel.h"
+#include "nibble/tensor/transpose_block.h"
 
 namespace nibble {
 namespace {
@@ -36,7 +36,7 @@ void transpose_typed(const From* from, To* to, std::int64_t rows, std::int64_t c
       const std::int64_t height = std::min(kRows, rows - r);
       const std::int64_t width = std::min(kCols, cols - c);
       for (std::int64_t i = 0; i < height; ++i) copy_row(from + (r + i) * cols + c, block + i * kCols, width);
-      cpu::transpose_block(block, kCols, to + c * rows + r, rows, height, width);
+      transpose_block(block, kCols, to + c * rows + r, rows, height, width);
     }
   });
 }

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "nibble/quant/cpu/transpose_block.h"
 #include "nibble/tensor/simd.h"
+#include "nibble/tensor/transpose_block.h"
 
 namespace nibble::quant_cpu {
 

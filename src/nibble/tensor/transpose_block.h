@@ -1,10 +1,10 @@
-// Transposition of a small block in cache, 16 bytes wide; what `transpose` and the operand decoder share.
+// Transposition of a small block in cache, 16 bytes wide.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-namespace nibble::cpu {
+namespace nibble {
 
 namespace detail {
 
@@ -84,4 +84,4 @@ void transpose_block(const T* from, std::int64_t from_stride, T* to, std::int64_
   }
 }
 
-}  // namespace nibble::cpu
+}  // namespace nibble
