@@ -45,7 +45,8 @@ TEST(RecipesCommand, ListNamesEveryFileWithItsFormats) {
   EXPECT_EQ(out.code, 0) << out.text;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(NIBBLE_SOURCE_DIR "/recipes")) {
     if (entry.path().extension() != ".toml") continue;
-    EXPECT_NE(out.text.find("\n" + entry.path().stem().string() + " "), std::string::npos) << entry.path();
+    const std::string name = entry.path().stem().string() + " ";
+    EXPECT_TRUE(has_line_with(out.text, {name.c_str()})) << entry.path();
   }
   EXPECT_TRUE(has_line_with(out.text, {"quartet ", "MXFP4 x MXFP4", "Quartet: MXFP4 in all three products"}));
   EXPECT_EQ(out.text.find("not valid"), std::string::npos) << out.text;

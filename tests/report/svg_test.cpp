@@ -101,7 +101,9 @@ TEST(TimeMap, JoinsNeighboursOfOneStrength) {
   EXPECT_EQ(std::count(middle.begin(), middle.end(), 'M'), 1) << middle;
   for (const auto& path : paths) {
     const std::string level = path.attributes.at("data-level");
-    if (level != "6" && level != "12") EXPECT_EQ(path.attributes.at("d"), "") << level;
+    if (level != "6" && level != "12") {
+      EXPECT_EQ(path.attributes.at("d"), "") << level;
+    }
   }
 }
 

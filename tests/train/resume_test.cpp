@@ -91,10 +91,16 @@ TEST_P(ResumeOf, ARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
 
   // What the recipe does beside rounding has happened in these steps.
   const std::string metrics = read_file(whole / "metrics.jsonl");
-  if (recipe.stages.size() > 1) EXPECT_NE(metrics.find("\"stage\":2"), std::string::npos);
-  if (writes_weights) EXPECT_NE(metrics.find("weights_reset"), std::string::npos);
+  if (recipe.stages.size() > 1) {
+    EXPECT_NE(metrics.find("\"stage\":2"), std::string::npos);
+  }
+  if (writes_weights) {
+    EXPECT_NE(metrics.find("weights_reset"), std::string::npos);
+  }
   const bool has_state = recipe.base().weight_average.enabled() || recipe.base().outlier_channels.enabled();
-  if (has_state) EXPECT_TRUE(fs::exists(newest_checkpoint(whole).value() / "recipe.safetensors"));
+  if (has_state) {
+    EXPECT_TRUE(fs::exists(newest_checkpoint(whole).value() / "recipe.safetensors"));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, ResumeOf, testing::ValuesIn(shipped_recipes()),

@@ -19,8 +19,19 @@ Recipe recipe_of(std::vector<Stage> later) {
   return recipe;
 }
 
+Stage beginning(double from, std::int64_t rewarm_steps = 0) {
+  Stage stage;
+  stage.from = from;
+  stage.rewarm_steps = rewarm_steps;
+  return stage;
+}
+
 Stage watching(double from, double below, std::int64_t patience) {
-  return {.from = from, .monitor = Stage::Monitor::GradientToNoise, .below = below, .patience = patience};
+  Stage stage = beginning(from);
+  stage.monitor = Stage::Monitor::GradientToNoise;
+  stage.below = below;
+  stage.patience = patience;
+  return stage;
 }
 
 /// The stages of steps 1 to `steps`; rho[i] is measured after step i + 1.
@@ -38,10 +49,10 @@ std::vector<std::size_t> stages_of(const Recipe& recipe, std::int64_t steps, con
 using Stages = std::vector<std::size_t>;
 
 TEST(StageClock, BeginsAStageAfterItsFractionOfTheSteps) {
-  EXPECT_EQ(stages_of(recipe_of({{.from = 0.5}}), 4), (Stages{0, 0, 1, 1}));
-  EXPECT_EQ(stages_of(recipe_of({{.from = 0.5}}), 5), (Stages{0, 0, 1, 1, 1}));
-  EXPECT_EQ(stages_of(recipe_of({{.from = 0.82}}), 10), (Stages{0, 0, 0, 0, 0, 0, 0, 0, 1, 1}));
-  EXPECT_EQ(stages_of(recipe_of({{.from = 0.25}, {.from = 0.75}}), 4), (Stages{0, 1, 1, 2}));
+  EXPECT_EQ(stages_of(recipe_of({beginning(0.5)}), 4), (Stages{0, 0, 1, 1}));
+  EXPECT_EQ(stages_of(recipe_of({beginning(0.5)}), 5), (Stages{0, 0, 1, 1, 1}));
+  EXPECT_EQ(stages_of(recipe_of({beginning(0.82)}), 10), (Stages{0, 0, 0, 0, 0, 0, 0, 0, 1, 1}));
+  EXPECT_EQ(stages_of(recipe_of({beginning(0.25), beginning(0.75)}), 4), (Stages{0, 1, 1, 2}));
   EXPECT_EQ(stages_of(recipe_of({}), 3), (Stages{0, 0, 0}));
 }
 
@@ -57,11 +68,11 @@ TEST(StageClock, BeginsNoMonitoredStageBeforeItsFraction) {
 }
 
 TEST(StageClock, PassesOverAStageWhoseConditionNeverHeld) {
-  EXPECT_EQ(stages_of(recipe_of({watching(0, 2, 1), {.from = 0.5}}), 4, {9, 9, 9, 9}), (Stages{0, 0, 2, 2}));
+  EXPECT_EQ(stages_of(recipe_of({watching(0, 2, 1), beginning(0.5)}), 4, {9, 9, 9, 9}), (Stages{0, 0, 2, 2}));
 }
 
 TEST(StageClock, GoesOnFromARestoredState) {
-  const Recipe recipe = recipe_of({watching(0.2, 2, 3), {.from = 0.9, .rewarm_steps = 2}});
+  const Recipe recipe = recipe_of({watching(0.2, 2, 3), beginning(0.9, 2)});
   const std::vector<double> rho = {1, 1, 5, 1, 1, 1, 1, 1, 1, 1};
   const Stages whole = stages_of(recipe, 10, rho);
   EXPECT_EQ(whole, (Stages{0, 0, 0, 0, 0, 0, 1, 1, 1, 2}));
@@ -81,7 +92,7 @@ TEST(StageClock, GoesOnFromARestoredState) {
 }
 
 TEST(StageClock, RemembersWhenTheLearningRateWasWarmedUpAnew) {
-  const Recipe recipe = recipe_of({{.from = 0.5, .rewarm_steps = 2}, {.from = 0.75}});
+  const Recipe recipe = recipe_of({beginning(0.5, 2), beginning(0.75)});
   StageClock clock(recipe, 8);
   for (std::int64_t step = 1; step <= 4; ++step) clock.begin_step(step);
   EXPECT_EQ(clock.state().rewarm_began, 0);
@@ -95,7 +106,7 @@ TEST(StageClock, RemembersWhenTheLearningRateWasWarmedUpAnew) {
 }
 
 TEST(StageClock, SaysWhyTheStageChanged) {
-  const Recipe recipe = recipe_of({watching(0, 1.75, 2), {.from = 0.5, .rewarm_steps = 40}});
+  const Recipe recipe = recipe_of({watching(0, 1.75, 2), beginning(0.5, 40)});
   StageClock clock(recipe, 100);
   clock.measured(1);
   clock.measured(1);

@@ -163,7 +163,8 @@ TEST(Trainer, ResetWeightsReachTheOptimizersMaster) {
   config.optimizer = OptimizerKind::AdamWFp8;
   Recipe recipe = recipe_for_test("bf16");
   LinearRecipe& linear = recipe.stages[0].linear.back();
-  linear[Operand::FpropW].quant = {.element = ElementFormat::E2M1, .scale = ScaleRule::Absmax};
+  linear[Operand::FpropW].quant.element = ElementFormat::E2M1;
+  linear[Operand::FpropW].quant.scale = ScaleRule::Absmax;
   // Step 4, the last, closes the only window.
   linear.oscillation_reset = {.threshold = 1e-3, .start_fraction = 0.75, .period = 9, .window = 1};
   const fs::path run = folder.path() / "run";

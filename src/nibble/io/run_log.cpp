@@ -50,7 +50,9 @@ void read_telemetry(const Json& line, std::int64_t step, RunLog& run) {
   const Json* quality = child_field(line, "quality", Json::value_t::object);
   const Json* layers = child_field(line, "layers", Json::value_t::object);
   if (!quality && !layers) return;
-  QualityPoint point{.step = step, .gradient_to_noise = number_field(line, "gradient_to_noise")};
+  QualityPoint point;
+  point.step = step;
+  point.gradient_to_noise = number_field(line, "gradient_to_noise");
   if (quality) point.total.quality = parse_quality(*quality);
   point.total.products = parse_products(line);
   point.total.oscillation = number_field(line, "oscillation");
