@@ -13,6 +13,7 @@
 #include "nibble/quant/dge.h"
 #include "nibble/quant/quantize.h"
 #include "nibble/tensor/parallel.h"
+#include "tests/quant/quantiser.h"
 
 namespace nibble {
 namespace {
@@ -101,26 +102,18 @@ void quantise(benchmark::State& state, const QuantSpec& spec, DType input, Folds
   });
 }
 
-QuantSpec four_bit(ElementFormat element, Granularity granularity, ScaleRule scale, Rounding rounding) {
-  QuantSpec spec;
-  spec.element = element;
-  spec.granularity = granularity;
-  spec.scale = scale;
-  spec.rounding = rounding;
-  return spec;
-}
 QuantSpec token_e2m1(Rounding rounding = Rounding::NearestUp) {
-  return four_bit(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax, rounding);
+  return quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax, rounding);
 }
 QuantSpec clamped(QuantSpec spec, ResidualMode residual = ResidualMode::Sparse) {
   spec.clamp = {0.99, true, residual};
   return spec;
 }
 QuantSpec e4m3(Granularity granularity, ScaleRule rule = ScaleRule::Absmax) {
-  return four_bit(ElementFormat::E4M3, granularity, rule, Rounding::NearestEven);
+  return quantiser(ElementFormat::E4M3, granularity, rule, Rounding::NearestEven);
 }
 QuantSpec mxfp4(ScaleRule rule, Rounding rounding = Rounding::NearestEven) {
-  return four_bit(ElementFormat::E2M1, Granularity::block(1, 32), rule, rounding);
+  return quantiser(ElementFormat::E2M1, Granularity::block(1, 32), rule, rounding);
 }
 QuantSpec quest() {
   QuantSpec spec = mxfp4(ScaleRule::QuestFloor, Rounding::NearestZero);
@@ -128,7 +121,7 @@ QuantSpec quest() {
   return spec;
 }
 QuantSpec nvfp4(Rounding rounding = Rounding::NearestEven, const Nvfp4Scale& scale = {}) {
-  QuantSpec spec = four_bit(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4, rounding);
+  QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4, rounding);
   spec.nvfp4 = scale;
   return spec;
 }
@@ -195,10 +188,10 @@ NIBBLE_QUANTISE(f32_nvfp4_four_six_16x16, tiles(nvfp4(Rounding::NearestEven, kFo
 NIBBLE_QUANTISE(bf16_eden_rht128, rotated(nvfp4(Rounding::Eden, kEden), 128), DType::BF16);
 NIBBLE_QUANTISE(bf16_eden_transposed_rht128, transposed(rotated(nvfp4(Rounding::Eden, kEden), 128)), DType::BF16);
 NIBBLE_QUANTISE(bf16_int4_sawb,
-                four_bit(ElementFormat::Int4, Granularity::per_tensor(), ScaleRule::Sawb, Rounding::NearestEven),
+                quantiser(ElementFormat::Int4, Granularity::per_tensor(), ScaleRule::Sawb, Rounding::NearestEven),
                 DType::BF16);
 NIBBLE_QUANTISE(bf16_luq,
-                four_bit(ElementFormat::E3M0, Granularity::per_tensor(), ScaleRule::Absmax, Rounding::Stochastic),
+                quantiser(ElementFormat::E3M0, Granularity::per_tensor(), ScaleRule::Absmax, Rounding::Stochastic),
                 DType::BF16);
 
 void quality(benchmark::State& state) {

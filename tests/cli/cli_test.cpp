@@ -12,6 +12,7 @@
 
 #include "nibble/io/run_log.h"
 #include "nibble/train/checkpoint.h"
+#include "tests/cli/program.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {
@@ -19,22 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 const std::string kNibble = std::string(NIBBLE_BINARY_DIR) + "/nibble";
-
-struct Output {
-  int code = -1;
-  std::string text;
-};
-
-Output run(const std::string& arguments) {
-  const std::string command = "cd " NIBBLE_SOURCE_DIR " && " + kNibble + " " + arguments + " 2>&1";
-  std::FILE* pipe = popen(command.c_str(), "r");
-  Output out;
-  char buffer[4096];
-  for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.text.append(buffer, n);
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return out;
-}
 
 std::string write_config(const TemporaryDirectory& folder, int steps) {
   const fs::path file = folder.path() / "c.toml";
@@ -69,12 +54,7 @@ TEST(Cli, MistakesGetOneSentenceAndExitCode2) {
       {"train --config " + config + " --resume --out " + folder.path().string() + "/z", "no checkpoint"},
       {"report " + folder.path().string(), folder.path().string()},
       {"generate --run " + folder.path().string(), "no checkpoint"}};
-  for (const auto& [arguments, expected] : mistakes) {
-    const Output out = run(arguments);
-    EXPECT_EQ(out.code, 2) << arguments << "\n" << out.text;
-    EXPECT_NE(out.text.find(expected), std::string::npos) << arguments << "\n" << out.text;
-    EXPECT_EQ(std::count(out.text.begin(), out.text.end(), '\n'), 1) << arguments << "\n" << out.text;
-  }
+  for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);
 }
 
 TEST(Cli, PrintConfigShowsDefaultsAndOverrides) {

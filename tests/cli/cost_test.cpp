@@ -1,32 +1,16 @@
 // `nibble cost` and `nibble league` as a user meets them.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tests/cli/program.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {
 namespace {
-
-struct Output {
-  int code = -1;
-  std::string text;
-};
-
-Output run(const std::string& arguments) {
-  const std::string command = "cd " NIBBLE_SOURCE_DIR " && " NIBBLE_BINARY_DIR "/nibble " + arguments + " 2>&1";
-  std::FILE* pipe = popen(command.c_str(), "r");
-  Output out;
-  char buffer[4096];
-  for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.text.append(buffer, n);
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return out;
-}
 
 nlohmann::json cost(const std::string& arguments) {
   const Output out = run("cost " + arguments + " --json");
@@ -84,12 +68,7 @@ TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
       {"league", "--compare"},
       {"league --recipes bf16", "--config"},
       {"league --compare docs", "no compare.json"}};
-  for (const auto& [arguments, expected] : mistakes) {
-    const Output out = run(arguments);
-    EXPECT_EQ(out.code, 2) << arguments << "\n" << out.text;
-    EXPECT_NE(out.text.find(expected), std::string::npos) << arguments << "\n" << out.text;
-    EXPECT_EQ(std::count(out.text.begin(), out.text.end(), '\n'), 1) << arguments << "\n" << out.text;
-  }
+  for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);
 }
 
 TEST(LeagueCommand, RanksAComparisonWithTheoreticalCosts) {

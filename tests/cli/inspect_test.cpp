@@ -1,30 +1,14 @@
 // `nibble inspect` as a user meets it.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstdio>
 
+#include "tests/cli/program.h"
 #include "tests/data/english.h"
 #include "tests/inspect/small_checkpoint.h"
 
 namespace nibble {
 namespace {
-
-struct Output {
-  int code = -1;
-  std::string text;
-};
-
-Output run(const std::string& arguments) {
-  const std::string command = "cd " NIBBLE_SOURCE_DIR " && " NIBBLE_BINARY_DIR "/nibble inspect " + arguments + " 2>&1";
-  std::FILE* pipe = popen(command.c_str(), "r");
-  Output out;
-  char buffer[4096];
-  for (std::size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) out.text.append(buffer, n);
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return out;
-}
 
 TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   const TemporaryDirectory folder;
@@ -36,7 +20,7 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   const std::string text = folder.write("text.txt", joined(english_documents(6)));
   const std::string rest = " --recipe fp4-direct,bf16 --text " + text + " --tokens 65 --out ";
 
-  const Output first = run((folder.path() / "run").string() + rest + (folder.path() / "a").string());
+  const Output first = run("inspect " + (folder.path() / "run").string() + rest + (folder.path() / "a").string());
   ASSERT_EQ(first.code, 0) << first.text;
   for (const char* part : {"step 7), 2 sequences of 64 tokens", "fp4-direct hurts layers.0.", "bf16 hurts no layer",
                            "Relative error of fprop / dgrad / wgrad", "exact / exact / exact", "top channels of X"}) {
@@ -46,7 +30,7 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   EXPECT_EQ(nlohmann::json::parse(json)["recipes"].size(), 2u);
   EXPECT_TRUE(read_file(folder.path() / "a" / "inspect.html").starts_with("<!DOCTYPE html>"));
 
-  const Output second = run(checkpoint.string() + rest + (folder.path() / "b").string());
+  const Output second = run("inspect " + checkpoint.string() + rest + (folder.path() / "b").string());
   ASSERT_EQ(second.code, 0) << second.text;
   EXPECT_TRUE(read_file(folder.path() / "b" / "inspect.json") == json);
 }
@@ -70,12 +54,7 @@ TEST(InspectCommand, MistakesGetOneSentenceAndExitCode2) {
       {other.string() + " --recipe bf16 --text " + text + " --tokenizer " + model, "is too short"},
       {other.string() + " --recipe bf16 --text nowhere.txt --tokenizer " + model, "nowhere.txt"},
       {folder.path().string() + "/data --recipe bf16 --text " + text, "holds no checkpoint"}};
-  for (const auto& [arguments, expected] : mistakes) {
-    const Output out = run(arguments);
-    EXPECT_EQ(out.code, 2) << arguments << "\n" << out.text;
-    EXPECT_NE(out.text.find(expected), std::string::npos) << arguments << "\n" << out.text;
-    EXPECT_EQ(std::count(out.text.begin(), out.text.end(), '\n'), 1) << arguments << "\n" << out.text;
-  }
+  for (const auto& [arguments, expected] : mistakes) expect_mistake("inspect " + arguments, expected);
 }
 
 }  // namespace

@@ -10,15 +10,6 @@
 namespace nibble {
 namespace {
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 class RunLogs : public testing::Test {
  protected:
   std::filesystem::path run(const std::string& metrics) {

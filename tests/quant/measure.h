@@ -3,19 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/quant/quantiser.h"
 #include "tests/quant/reference_quantize.h"
 
 namespace nibble {
 
-inline QuantSpec quantiser(ElementFormat element, Granularity granularity, ScaleRule scale,
-                           Rounding rounding = Rounding::NearestEven) {
-  QuantSpec spec;
-  spec.element = element;
-  spec.granularity = granularity;
-  spec.scale = scale;
-  spec.rounding = rounding;
-  return spec;
-}
 inline QuantSpec mxfp4(ScaleRule scale, Rounding rounding = Rounding::NearestEven) {
   return quantiser(ElementFormat::E2M1, Granularity::block(1, 32), scale, rounding);
 }

@@ -87,7 +87,7 @@ TEST(Quality, ScalesThatDoNotFitTheirBlockAreCounted) {
   x[60] = 0.5f;
   const Tensor tensor = Tensor::of(x.data(), {1, 64});
   for (const double zero_scale : {0.0, 0x1p-9, 1.0}) {
-    QuantSpec spec = make(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
+    QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
     spec.nvfp4.zero_scale = zero_scale;
     Arena arena;
     const QuantQuality q = measure_quality(tensor, quantize(tensor, spec, {}, arena), spec, {}, arena);
@@ -98,7 +98,7 @@ TEST(Quality, ScalesThatDoNotFitTheirBlockAreCounted) {
     EXPECT_EQ(q.clipped, zero_scale == 0 ? 1 : 0);
   }
   // A val_max above 6 leaves the largest block of the tensor more than its scale, the largest, can hold.
-  QuantSpec tight = make(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
+  QuantSpec tight = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
   for (const double val_max : {6.0, 8.0}) {
     tight.nvfp4.val_max = val_max;
     Arena arena;
@@ -109,7 +109,7 @@ TEST(Quality, ScalesThatDoNotFitTheirBlockAreCounted) {
   // E8M0 cannot reach below 2^-127.
   std::vector<float> tiny(32, 1e-39f);
   const Tensor small = Tensor::of(tiny.data(), {1, 32});
-  const QuantSpec ceil = make(ElementFormat::E2M1, Granularity::block(1, 32), ScaleRule::Ceil6);
+  const QuantSpec ceil = quantiser(ElementFormat::E2M1, Granularity::block(1, 32), ScaleRule::Ceil6);
   EXPECT_EQ(measure_quality(small, quantize(small, ceil, {}, arena), ceil, {}, arena).scale_underflow, 1);
 }
 

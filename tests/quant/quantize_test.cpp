@@ -111,7 +111,7 @@ TEST(Quantize, EveryBf16ValueRoundsAsItsFloatDoes) {
       }
       const auto rows = static_cast<std::int64_t>(values.size()) / kCols;
       const OwnedTensor x = reference::make_tensor(DType::BF16, rows, kCols, values);
-      const QuantSpec spec = make(ElementFormat::E2M1, Granularity::per_row(), rule, rounding);
+      const QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::per_row(), rule, rounding);
       Arena arena;
       const QTensor q = quantize(x, spec, {}, arena);
       expect_same(q, reference::quantize(values, rows, kCols, spec, {}));
@@ -174,7 +174,7 @@ TEST(Quantize, ABlockTooSmallForAFiniteReciprocalIsZeroUnderScaleOne) {
       std::vector<float> values = {1e-40f, -1e-40f, 0.0f, 5e-41f};
       const OwnedTensor x = reference::make_tensor(DType::F32, 1, 4, values);
       Arena arena;
-      const QTensor q = quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), rule, rounding), {}, arena);
+      const QTensor q = quantize(x, quantiser(ElementFormat::E2M1, Granularity::per_row(), rule, rounding), {}, arena);
       EXPECT_EQ(q.scale_at(0, 0), 1.0f);
       for (std::int64_t c = 0; c < 4; ++c) EXPECT_EQ(q.value_at(0, c), 0.0f);
     }
@@ -197,13 +197,13 @@ TEST(Quantize, NaNFollowsTheRuleOfTheFormat) {
                                     Rounding::NearestAway, Rounding::Stochastic, Rounding::Stochastic8}) {
       Arena arena;
       const QTensor q =
-          quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax, rounding), {}, arena);
+          quantize(x, quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax, rounding), {}, arena);
       EXPECT_EQ(reference::code_at(q, 0, 0), 7) << static_cast<int>(rounding);
       EXPECT_EQ(reference::code_at(q, 0, 1), 7) << static_cast<int>(rounding);
     }
     for (const ElementFormat element : {ElementFormat::E4M3, ElementFormat::E5M2}) {
       Arena arena;
-      const QTensor q = quantize(x, make(element, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
+      const QTensor q = quantize(x, quantiser(element, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
       EXPECT_EQ(reference::code_at(q, 0, 0), 0x7F);
       EXPECT_EQ(reference::code_at(q, 0, 1), 0xFF);
     }
@@ -270,7 +270,7 @@ TEST(Quantize, EmptyTensorsGiveEmptyResults) {
 TEST(Quantize, FourDimensionalTensorsAreMatricesOfTheirInnermostDimension) {
   std::vector<float> values = awkward_values(2 * 3 * 8, 3);
   const OwnedTensor x = reference::make_tensor(DType::F32, 6, 8, values);
-  const QuantSpec spec = make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
+  const QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
   Arena arena;
   const QTensor q = quantize(x.view().reshape({2, 3, 8}), spec, {}, arena);
   expect_same(q, reference::quantize(values, 6, 8, spec, {}));
@@ -280,57 +280,57 @@ TEST(Quantize, RefusesSpecsThatSayNothingSensible) {
   const OwnedTensor x(DType::F32, {2, 4});
   Arena arena;
   const auto refuses = [&](const QuantSpec& spec) { EXPECT_THROW(quantize(x, spec, {}, arena), InternalError); };
-  refuses(make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax, Rounding::NearestUp));
-  refuses(make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Nvfp4));
-  refuses(make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::None));
-  refuses(make(ElementFormat::BF16, Granularity::per_row(), ScaleRule::Absmax));
-  QuantSpec carried = make(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax);
+  refuses(quantiser(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax, Rounding::NearestUp));
+  refuses(quantiser(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Nvfp4));
+  refuses(quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::None));
+  refuses(quantiser(ElementFormat::BF16, Granularity::per_row(), ScaleRule::Absmax));
+  QuantSpec carried = quantiser(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax);
   carried.carrier = ElementFormat::E4M3;
   refuses(carried);
-  refuses(
-      with_clamp(make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), 0.2, true, ResidualMode::None));
+  refuses(with_clamp(quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), 0.2, true,
+                     ResidualMode::None));
   using enum ElementFormat;
   const Granularity row = Granularity::per_row();
   const Granularity nv = Granularity::block(1, 16);
-  refuses(make(Int4, row, ScaleRule::QuestFloor));
-  refuses(make(Int4, nv, ScaleRule::Nvfp4));
-  refuses(make(E2M1, row, ScaleRule::Sawb));
-  refuses(make(E3M0, row, ScaleRule::RangeMatch34));
-  refuses(make(Int4, row, ScaleRule::Absmax, Rounding::Stochastic8));
-  refuses(make(E3M0, row, ScaleRule::Absmax, Rounding::Reference));
-  refuses(make(E2M1, row, ScaleRule::Absmax, Rounding::Reference));  // no reference in the context
-  refuses(make(E2M1, row, ScaleRule::Absmax, Rounding::Eden));
-  refuses(make(E2M1, Granularity::block(1, 32), ScaleRule::Nvfp4, Rounding::Eden));
-  refuses(eden_group(make(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), 24));
-  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), {6, 256, 1, 0, Selection::Mse}));
-  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 449, 0, 0, {}}));
-  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {0, 448, 0, 0, {}}));
-  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0.3, 0, {}}));
-  refuses(nvfp4(make(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0, 40, {}}));
-  refuses(nvfp4(make(E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4), {6, 448, 0, 128, {}}));
-  refuses(nvfp4(make(E2M1, Granularity::per_tensor(), ScaleRule::Nvfp4), {6, 448, 0, 0, Selection::Mse}));
-  refuses(log_steps(make(E3M0, row, ScaleRule::Absmax), 7));
-  refuses(trusted(make(E4M3, row, ScaleRule::Absmax)));
-  refuses(with_clamp(make(F32, row, ScaleRule::None), 0.9, true, ResidualMode::Dense));
-  QuantSpec dense_carried = with_clamp(make(E2M1, row, ScaleRule::Absmax), 0.9, true, ResidualMode::Dense);
+  refuses(quantiser(Int4, row, ScaleRule::QuestFloor));
+  refuses(quantiser(Int4, nv, ScaleRule::Nvfp4));
+  refuses(quantiser(E2M1, row, ScaleRule::Sawb));
+  refuses(quantiser(E3M0, row, ScaleRule::RangeMatch34));
+  refuses(quantiser(Int4, row, ScaleRule::Absmax, Rounding::Stochastic8));
+  refuses(quantiser(E3M0, row, ScaleRule::Absmax, Rounding::Reference));
+  refuses(quantiser(E2M1, row, ScaleRule::Absmax, Rounding::Reference));  // no reference in the context
+  refuses(quantiser(E2M1, row, ScaleRule::Absmax, Rounding::Eden));
+  refuses(quantiser(E2M1, Granularity::block(1, 32), ScaleRule::Nvfp4, Rounding::Eden));
+  refuses(eden_group(quantiser(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), 24));
+  refuses(nvfp4(quantiser(E2M1, nv, ScaleRule::Nvfp4, Rounding::Eden), {6, 256, 1, 0, Selection::Mse}));
+  refuses(nvfp4(quantiser(E2M1, nv, ScaleRule::Nvfp4), {6, 449, 0, 0, {}}));
+  refuses(nvfp4(quantiser(E2M1, nv, ScaleRule::Nvfp4), {0, 448, 0, 0, {}}));
+  refuses(nvfp4(quantiser(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0.3, 0, {}}));
+  refuses(nvfp4(quantiser(E2M1, nv, ScaleRule::Nvfp4), {6, 448, 0, 40, {}}));
+  refuses(nvfp4(quantiser(E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4), {6, 448, 0, 128, {}}));
+  refuses(nvfp4(quantiser(E2M1, Granularity::per_tensor(), ScaleRule::Nvfp4), {6, 448, 0, 0, Selection::Mse}));
+  refuses(log_steps(quantiser(E3M0, row, ScaleRule::Absmax), 7));
+  refuses(trusted(quantiser(E4M3, row, ScaleRule::Absmax)));
+  refuses(with_clamp(quantiser(F32, row, ScaleRule::None), 0.9, true, ResidualMode::Dense));
+  QuantSpec dense_carried = with_clamp(quantiser(E2M1, row, ScaleRule::Absmax), 0.9, true, ResidualMode::Dense);
   dense_carried.carrier = E4M3;
   refuses(dense_carried);
   for (const Hadamard& transform :
        {Hadamard{3, Hadamard::Signs::Plus, false}, Hadamard{512, Hadamard::Signs::Plus, false},
         Hadamard{4, Hadamard::Signs::Vector, false}}) {
-    QuantSpec rotated = make(E2M1, row, ScaleRule::Absmax);
+    QuantSpec rotated = quantiser(E2M1, row, ScaleRule::Absmax);
     rotated.hadamard = transform;
     refuses(rotated);
   }
   const OwnedTensor fold(DType::F32, {2});
   QuantizeContext folded;
   folded.row_fold = fold;
-  QuantSpec turned = make(E2M1, row, ScaleRule::Absmax);
+  QuantSpec turned = quantiser(E2M1, row, ScaleRule::Absmax);
   turned.transposed = true;
   EXPECT_THROW(quantize(x, turned, folded, arena), InternalError);
   QuantizeContext wrong_fold;
   wrong_fold.row_fold = x;
-  EXPECT_THROW(quantize(x, make(ElementFormat::BF16, Granularity::per_row(), ScaleRule::None), wrong_fold, arena),
+  EXPECT_THROW(quantize(x, quantiser(ElementFormat::BF16, Granularity::per_row(), ScaleRule::None), wrong_fold, arena),
                InternalError);
 }
 
@@ -338,7 +338,7 @@ TEST(Quantize, RefusesAnotherDeviceWithASentence) {
   const Tensor x(nullptr, DType::F32, {2, 4}, Device::Cuda);
   Arena arena;
   try {
-    quantize(x, make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
+    quantize(x, quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax), {}, arena);
     FAIL() << "no error";
   } catch (const UserError& e) {
     EXPECT_NE(std::string(e.what()).find("this build has no CUDA backend"), std::string::npos) << e.what();

@@ -50,7 +50,7 @@ TEST(Source, TransposedAndRotatedRowsGiveTheCodesOfTheReference) {
 TEST(Source, ATransposedRotatedOperandIsTheOperandOfTheTransposedRotatedMatrix) {
   std::vector<float> x = reference::gaussian(200 * 96, 4);
   const std::vector<float> xt = reference::transpose(x, 96, 200);
-  QuantSpec spec = make(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4, Rounding::Stochastic);
+  QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4, Rounding::Stochastic);
   spec.transposed = true;
   spec.hadamard = {32, Hadamard::Signs::Call, false};
   QuantizeContext context;
@@ -74,7 +74,7 @@ TEST(Source, SquareTilesOfAMatrixAndOfItsTransposeHoldTheSameValues) {
   std::vector<float> x = reference::gaussian(70 * 52, 9);
   const Tensor tensor = Tensor::of(x.data(), {70, 52});
   for (const Selection selection : {Selection::None, Selection::MaxAbs}) {
-    QuantSpec spec = make(ElementFormat::E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4);
+    QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4);
     spec.nvfp4.selection = selection;
     Arena arena;
     const QTensor q = quantize(tensor, spec, {}, arena);
@@ -85,7 +85,7 @@ TEST(Source, SquareTilesOfAMatrixAndOfItsTransposeHoldTheSameValues) {
     }
   }
   // Blocks within a row are another matter.
-  QuantSpec spec = make(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
+  QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
   Arena arena;
   const QTensor q = quantize(tensor, spec, {}, arena);
   spec.transposed = true;
@@ -99,7 +99,7 @@ TEST(Source, SquareTilesOfAMatrixAndOfItsTransposeHoldTheSameValues) {
 
 TEST(Source, AGroupThatDoesNotDivideTheRowsIsRefused) {
   const OwnedTensor x(DType::F32, {48, 40});
-  QuantSpec spec = make(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
+  QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
   spec.hadamard.group = 16;
   Arena arena;
   EXPECT_THROW(quantize(x, spec, {}, arena), UserError);
@@ -140,7 +140,7 @@ TEST(DenseResidual, MakesABf16OperandOfTheValuesAndWhatWasCutOff) {
 
 TEST(DenseResidual, KeepsTheScalesOfTheElements) {
   std::vector<float> x = reference::gaussian(20 * 64, 3);
-  QuantSpec spec = make(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Absmax);
+  QuantSpec spec = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Absmax);
   spec.clamp = {0.95, true, ResidualMode::Dense};
   Arena arena;
   const QTensor q = quantize(Tensor::of(x.data(), {20, 64}), spec, {}, arena);

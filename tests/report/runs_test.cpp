@@ -10,15 +10,6 @@
 namespace nibble {
 namespace {
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 class Runs : public testing::Test {
  protected:
   TemporaryDirectory directory_;

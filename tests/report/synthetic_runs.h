@@ -1,4 +1,4 @@
-// Run directories for the tests of this room.
+// Run directories for the tests of logs and reports.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,6 +14,16 @@
 #include "tests/temporary_directory.h"
 
 namespace nibble {
+
+/// What the UserError of a call says.
+inline std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "no error";
+}
 
 inline void write_text(const std::filesystem::path& path, const std::string& text) {
   std::filesystem::create_directories(path.parent_path());

@@ -33,16 +33,7 @@ class CompareCommand final : public Command {
       fmt::print("{}", to_toml(config));
       return 0;
     }
-    if (options_.seeds < 1) user_error("--seeds is {}, must be at least 1", options_.seeds);
-    std::unique_ptr<TrainDisplay> display;
-    CompareCallbacks callbacks;
-    callbacks.on_run = [&](const std::string& run, std::size_t index, std::size_t count) {
-      display = std::make_unique<TrainDisplay>(fmt::format("[{}/{}] {}", index + 1, count, run), config);
-    };
-    callbacks.train.on_step = [&](const StepReport& report) { display->callbacks().on_step(report); };
-    callbacks.train.on_message = [&](const std::string& text) { display->callbacks().on_message(text); };
-    const bool complete = compare(config, options_, stop_on_signals(), callbacks);
-    display.reset();
+    const bool complete = compare_with_progress(config, options_);
     const std::filesystem::path page = options_.out / "report.html";
     write_report({options_.out}, page);
     fmt::print("\n{}\nreport: {}\n", format_compare_table(load_comparison({options_.out})), page.string());

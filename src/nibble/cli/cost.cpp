@@ -74,11 +74,7 @@ class CostCommand final : public Command {
     }
     q.devices = static_cast<double>(devices_);
     q.tokens = kTokensPerParameter * static_cast<double>(q.model.non_embedding_parameters());
-    if (!tokens_.empty()) {
-      q.tokens = parse_count(tokens_);
-      if (std::isnan(q.tokens))
-        user_error("--tokens: '{}' is not a positive number (suffixes: k, M, G or B, T)", tokens_);
-    }
+    if (!tokens_.empty()) q.tokens = parse_count(tokens_, "--tokens");
     if (price_ >= 0) q.device.price_date.clear();
     q.usd_per_device_hour = price_ >= 0 ? price_ : q.device.usd_per_hour;
     return q;

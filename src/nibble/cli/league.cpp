@@ -55,18 +55,10 @@ class LeagueCommand final : public Command {
 
  private:
   bool run_comparison() {
-    if (options_.seeds < 1) user_error("--seeds is {}, must be at least 1", options_.seeds);
     const TrainConfig config = load_train_config(config_, overrides_);
     options_.out = out_ / "compare";
     options_.baseline_seeds = options_.seeds;
-    std::unique_ptr<TrainDisplay> display;
-    CompareCallbacks callbacks;
-    callbacks.on_run = [&](const std::string& run, std::size_t index, std::size_t count) {
-      display = std::make_unique<TrainDisplay>(fmt::format("[{}/{}] {}", index + 1, count, run), config);
-    };
-    callbacks.train.on_step = [&](const StepReport& report) { display->callbacks().on_step(report); };
-    callbacks.train.on_message = [&](const std::string& text) { display->callbacks().on_message(text); };
-    return compare(config, options_, stop_on_signals(), callbacks);
+    return compare_with_progress(config, options_);
   }
 
   std::vector<std::string> sources_;

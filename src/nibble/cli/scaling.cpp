@@ -32,12 +32,7 @@ std::vector<std::string> split_commas(const std::string& text) {
 
 std::vector<double> counts(const std::vector<std::string>& words, const char* option) {
   std::vector<double> values;
-  for (const std::string& word : words) {
-    values.push_back(parse_count(word));
-    if (std::isnan(values.back())) {
-      user_error("{}: '{}' is not a positive number (suffixes: k, M, G or B, T)", option, word);
-    }
-  }
+  for (const std::string& word : words) values.push_back(parse_count(word, option));
   return values;
 }
 

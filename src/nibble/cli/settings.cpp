@@ -62,4 +62,16 @@ TrainCallbacks TrainDisplay::callbacks() {
   return callbacks;
 }
 
+bool compare_with_progress(const TrainConfig& config, const CompareOptions& options) {
+  if (options.seeds < 1) user_error("--seeds is {}, must be at least 1", options.seeds);
+  std::unique_ptr<TrainDisplay> display;
+  CompareCallbacks callbacks;
+  callbacks.on_run = [&](const std::string& run, std::size_t index, std::size_t count) {
+    display = std::make_unique<TrainDisplay>(fmt::format("[{}/{}] {}", index + 1, count, run), config);
+  };
+  callbacks.train.on_step = [&](const StepReport& report) { display->callbacks().on_step(report); };
+  callbacks.train.on_message = [&](const std::string& text) { display->callbacks().on_message(text); };
+  return compare(config, options, stop_on_signals(), callbacks);
+}
+
 }  // namespace nibble

@@ -1,4 +1,4 @@
-// What train and compare share: reading the configuration, and stopping on signals.
+// What the commands that train share: reading the configuration, progress lines, and stopping on signals.
 #pragma once
 
 #include <atomic>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/train/compare.h"
 #include "nibble/train/trainer.h"
 
 namespace nibble {
@@ -30,5 +31,8 @@ class TrainDisplay {
   struct State;
   std::shared_ptr<State> state_;
 };
+
+/// `compare` with a progress line a run, until it is complete or a signal comes: true when complete.
+bool compare_with_progress(const TrainConfig& config, const CompareOptions& options);
 
 }  // namespace nibble

@@ -117,7 +117,6 @@ class Linear {
                                 const PassContext& pass) const;
   QuantizeContext token_context(Operand operand, const Tensor& x, const PassContext& pass,
                                 std::uint32_t sample = 0) const;
-  QuantizeContext weight_context(Operand operand, std::uint32_t step, std::uint64_t seed) const;
   QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure);
   QTensor quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
                             const PassContext& pass);

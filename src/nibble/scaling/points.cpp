@@ -225,6 +225,14 @@ double parse_count(std::string_view text) {
   return std::isfinite(value) && value > 0 ? value : kNone;
 }
 
+double parse_count(const std::string& text, const char* option) {
+  const double value = parse_count(text);
+  if (std::isnan(value)) {
+    user_error("{}: '{}' is not a positive number (suffixes: k, M, G or B, T)", option, text);
+  }
+  return value;
+}
+
 LossPoints read_loss_points(const std::vector<fs::path>& sources, const ModelSize& model_size) {
   LossPoints out;
   FolderReader folders(out);

@@ -41,6 +41,8 @@ LossPoints read_loss_points(const std::vector<std::filesystem::path>& sources, c
 /// A positive number with an optional suffix k, M, G or B, T (10^3, 10^6, 10^9, 10^12): "30482560", "30.5M", "1e9".
 /// NaN for anything else.
 double parse_count(std::string_view text);
+/// The same for the value of a command-line option; UserError names the option where there is no such number.
+double parse_count(const std::string& text, const char* option);
 
 /// The recipes, in the order in which they first appear.
 std::vector<std::string> recipes_of(const std::vector<LossPoint>& points);
