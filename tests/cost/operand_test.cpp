@@ -65,6 +65,17 @@ TEST(ProductPath, ADenseResidualMakesABf16Operand) {
   EXPECT_EQ(unit(recipe, Product::Fprop, device("b200")), Unit::Bf16);
 }
 
+TEST(ProductPath, AFusedResidualMakesAnE4m3Operand) {
+  Recipe recipe = vector_recipe();
+  linear_of(recipe)[Operand::FpropX].quant.clamp = {0.99, true, ResidualMode::Fused};
+  for (const char* name : {"h100-sxm", "b200"}) {
+    EXPECT_EQ(unit(recipe, Product::Fprop, device(name)), Unit::Fp8);
+    EXPECT_EQ(unit(recipe, Product::Wgrad, device(name)), Unit::Fp8);
+  }
+  EXPECT_EQ(product_bits(recipe.base(), Product::Fprop), 8);
+  EXPECT_EQ(residual_density(recipe.base()), 0);
+}
+
 TEST(ProductPath, TheTwoBlockFormatsDoNotMix) {
   Recipe recipe = block_recipe(mxfp4);
   linear_of(recipe)[Operand::FpropW].quant = nvfp4();

@@ -31,7 +31,7 @@ TEST(StoredBits, OfARowsScaleDependOnItsLength) {
   EXPECT_EQ(stored_bits(fp4(Granularity::block(1, 128), ScaleRule::Absmax), 64), 4.5) << "a row ends its last block";
 }
 
-TEST(StoredBits, CountMasksCarriersAndDenseResiduals) {
+TEST(StoredBits, CountMasksCarriersAndResidualsInTheElements) {
   QuantSpec q = fp4(Granularity::block(1, 32), ScaleRule::QuestFloor);
   q.trust_mask = true;
   EXPECT_EQ(stored_bits(q, 4096), 5.25);
@@ -41,6 +41,11 @@ TEST(StoredBits, CountMasksCarriersAndDenseResiduals) {
   QuantSpec dense = fp4(Granularity::per_row(), ScaleRule::Absmax);
   dense.clamp = {0.99, true, ResidualMode::Dense};
   EXPECT_EQ(stored_bits(dense, 4096), 16);
+  QuantSpec fused = dense;
+  fused.clamp.residual = ResidualMode::Fused;
+  EXPECT_EQ(stored_bits(fused, 4096), 8 + 32.0 / 4096);
+  fused.clamp.residual = ResidualMode::Sparse;
+  EXPECT_EQ(stored_bits(fused, 4096), 4 + 32.0 / 4096);
 }
 
 TEST(Describe, NamesEveryFieldThatIsNotAsUsual) {

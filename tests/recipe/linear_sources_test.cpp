@@ -144,7 +144,7 @@ TEST(LinearSources, MicroBatchesDrawTheRandomNumbersOfTheWholeBatch) {
     pass.first_micro_batch = begin == 0;
     pass.tokens_per_step = kShape.tokens;
     const auto rows = [&](const Tensor& t) { return t.row_range(begin, begin + half); };
-    const Linear::Saved saved = parts.linear.forward(rows(parts.x), rows(parts.y), Accumulate::Overwrite, pass);
+    const Linear::Saved saved = parts.linear.forward(rows(parts.x), rows(parts.y), {}, pass);
     parts.linear.backward(rows(parts.dy), saved, rows(parts.dx), parts.dw, pass);
   }
   EXPECT_LT(error(parts.y, values(whole.y)), 1e-6);

@@ -78,6 +78,18 @@ TEST(Linear, DirectFp4MultipliesCodesInAllThreeProducts) {
   check_backward_of_codes(l, Matrix(kOut * kIn, 1.0), Matrix(kTokens * kIn, 0.0));
 }
 
+/// The factors of DGE with k = 5 and clip 3.
+Matrix dge_of(const Layer& l, const QTensor& w) {
+  Matrix dge;
+  for (std::int64_t o = 0; o < kOut; ++o) {
+    for (std::int64_t i = 0; i < kIn; ++i) {
+      const float scaled = l.w.view().data<float>()[o * kIn + i] * (1.0f / w.scale_at(o, 0));
+      dge.push_back(static_cast<double>(dge_derivative(std::clamp(scaled, -6.0f, 6.0f), 5, 3)));
+    }
+  }
+  return dge;
+}
+
 TEST(Linear, Wang2025AddsTheSparseResidualAndAppliesDge) {
   Layer l(recipe_named("wang2025"));
   l.run();
@@ -89,14 +101,19 @@ TEST(Linear, Wang2025AddsTheSparseResidualAndAppliesDge) {
   const Matrix extra = l.fprop(residual, rounded_to_bf16(l.w));
   for (std::size_t i = 0; i < y.size(); ++i) y[i] += extra[i];
   EXPECT_LT(error(l.y, y), 2e-6);
-  Matrix dge;
-  for (std::int64_t o = 0; o < kOut; ++o) {
-    for (std::int64_t i = 0; i < kIn; ++i) {
-      const float scaled = l.w.view().data<float>()[o * kIn + i] * (1.0f / w.scale_at(o, 0));
-      dge.push_back(static_cast<double>(dge_derivative(std::clamp(scaled, -6.0f, 6.0f), 5, 3)));
-    }
-  }
-  check_backward_of_codes(l, dge, residual);
+  check_backward_of_codes(l, dge_of(l, w), residual);
+}
+
+TEST(Linear, AFusedResidualIsInOneProductAndInWgrad) {
+  Layer l(recipe_named("ablations/wang2025-fused"));
+  l.run();
+  const QTensor x = l.quantised(Operand::FpropX, l.x);
+  const QTensor w = l.quantised(Operand::FpropW, l.w);
+  EXPECT_EQ(x.element, ElementFormat::E4M3);
+  EXPECT_FALSE(x.residual.defined());
+  EXPECT_LT(error(l.y, l.fprop(stored(x), stored(w))), 1e-6);
+  EXPECT_NE(l.linear.paths()[0], GemmPath::Int8);
+  check_backward_of_codes(l, dge_of(l, w), Matrix(kTokens * kIn, 0.0));
 }
 
 TEST(Linear, OutlierCompensationBringsTheProductCloserToBf16) {
@@ -104,10 +121,13 @@ TEST(Linear, OutlierCompensationBringsTheProductCloserToBf16) {
   direct.run();
   Layer wang(recipe_named("wang2025"));
   wang.run();
+  Layer fused(recipe_named("ablations/wang2025-fused"));
+  fused.run();
   Layer bf16(recipe_named("bf16"));
   bf16.run();
   const Matrix truth = values(bf16.y);
   EXPECT_LT(error(wang.y, truth), 0.6 * error(direct.y, truth));
+  EXPECT_LT(error(fused.y, truth), 0.7 * error(direct.y, truth)) << "outliers of four significant bits";
 }
 
 TEST(Linear, ReleasedWang2025MultipliesPerTensorFp8Carriers) {
@@ -141,12 +161,12 @@ TEST(Linear, StochasticCodesDependOnThePositionInTheGlobalBatch) {
   PassContext second = l.pass;
   second.first_token = half;
   OwnedTensor y(DType::F32, {kTokens - half, kOut});
-  l.linear.forward(l.x.view().row_range(half, kTokens), y, Accumulate::Overwrite, second);
+  l.linear.forward(l.x.view().row_range(half, kTokens), y, {}, second);
   const Matrix whole = values(l.y.view().row_range(half, kTokens));
   EXPECT_LT(error(y, whole), 1e-6);
   PassContext other_step = l.pass;
   other_step.step = 4;
-  l.linear.forward(l.x, l.y, Accumulate::Overwrite, other_step);
+  l.linear.forward(l.x, l.y, {}, other_step);
   EXPECT_GT(error(y, values(l.y.view().row_range(half, kTokens))), 1e-3);
 }
 

@@ -144,7 +144,7 @@ struct Layer {
   }
 
   void prepare() { linear.prepare(w, pass.seed, pass.step, weights, scratch, pass.measure_quality); }
-  void forward() { saved = linear.forward(x, y, Accumulate::Overwrite, pass); }
+  void forward() { saved = linear.forward(x, y, {}, pass); }
   void backward() { linear.backward(dy, saved, dx, dw, pass); }
   Layer& run() {
     prepare();

@@ -151,7 +151,7 @@ TEST(LinearProducts, AProductThatIsAddedIsMeasuredWithoutWhatWasThere) {
   added.pass.measure_quality = true;
   added.prepare();
   for (std::int64_t i = 0; i < added.y.view().numel(); ++i) added.y.view().data<float>()[i] = 0.25f;
-  added.linear.forward(added.x, added.y, Accumulate::Add, added.pass);
+  added.linear.forward(added.x, added.y, added.y, added.pass);
   expect_same(added.linear.products()[0], alone.linear.products()[0], 1e-5);
 }
 

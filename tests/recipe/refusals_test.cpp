@@ -94,6 +94,21 @@ TEST(Refusal, Clamps) {
                  "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"dense\" }\ncarrier = \"e4m3\"\n");
   expect_refused(5, "cannot go with a sparse residual, which is multiplied by the weight as it is",
                  "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"sparse\" }\nhadamard = { group = 16 }\n");
+  expect_refused(5, "cannot go with a fused residual: the elements that hold both are E4M3 already",
+                 "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"fused\" }\ncarrier = \"e4m3\"\n");
+  expect_refused(4, "a fused residual is for e2m1 elements, which E4M3 holds exactly, not for int4",
+                 "[fprop.x]\nelement = \"int4\"\nclamp = { residual = \"fused\" }\n");
+  for (const char* blocks : {"granularity = \"column\"", "granularity = 32", "granularity = 32\nscale = \"ceil6\"",
+                             "scale = \"quest-exact\""}) {
+    SCOPED_TRACE(blocks);
+    expect_refused(4, "from whose product the scales must be left out",
+                   std::string("[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"fused\" }\n") + blocks + "\n");
+  }
+  expect_refused(5, "it marks what the e2m1 grid cuts off, which is kept",
+                 "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"fused\" }\ntrust_mask = true\n");
+  expect_refused(8, "leaves X's residual out of wgrad, but wgrad.x takes fprop's elements",
+                 "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"fused\" }\n[wgrad.x]\nsource = \"fprop\"\n"
+                 "[weight_gradient]\nresidual = false\n");
   expect_refused(6, "wgrad then must not add once more",
                  "[fprop.x]\nelement = \"e2m1\"\nclamp = { residual = \"sparse\" }\n[wgrad.x]\nsource = "
                  "\"high-precision\"\n");

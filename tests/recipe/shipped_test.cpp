@@ -234,6 +234,14 @@ TEST(ShippedRecipes, DirectFp4DiffersFromWang2025InDgeAndOccAlone) {
   EXPECT_EQ(all[1].what, "weight gradient");
 }
 
+TEST(ShippedRecipes, TheFusedWang2025DiffersInItsResidualAlone) {
+  const Recipe fused = shipped("wang2025-fused");
+  EXPECT_EQ(describe(fused.base()[Operand::FpropX]), "E2M1 per row, absmax, nearest-up, clamp 0.99 + fused residual");
+  const std::vector<Difference> all = differences(shipped("wang2025"), fused);
+  ASSERT_EQ(all.size(), 1U);
+  EXPECT_EQ(all[0].what, "fprop.x besides");
+}
+
 TEST(ShippedRecipes, ZhousAttentionIsFp8AndItsFinishBf16) {
   const Recipe r = shipped("zhou2025");
   const auto element = [&](const char* layer, Operand o, std::size_t stage) {
@@ -334,6 +342,7 @@ TEST(ShippedRecipes, AblationsOfWang2025ChangeWhatTheirNamesSay) {
   EXPECT_EQ(with("wang2025-dge-k10").weight_gradient.k, 10);
   EXPECT_EQ(with("wang2025-occ-999")[Operand::FpropX].quant.clamp.alpha, 0.999);
   EXPECT_EQ(with("wang2025-occ-97")[Operand::FpropX].quant.clamp.alpha, 0.97);
+  EXPECT_EQ(with("wang2025-fused")[Operand::FpropX].quant.clamp, (Clamp{0.99, true, ResidualMode::Fused}));
   EXPECT_EQ(with("wang2025-tensor")[Operand::FpropX].quant.granularity, Granularity::per_tensor());
   EXPECT_EQ(with("wang2025-tensor")[Operand::FpropW].quant.granularity, Granularity::per_tensor());
 }

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "nibble/train/checkpoint.h"
+#include "tests/cuda_testing.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {
@@ -56,12 +57,11 @@ bool is_wide(const Recipe& recipe) {
   return false;
 }
 
-class ResumeOf : public testing::TestWithParam<std::string> {};
-
-TEST_P(ResumeOf, ARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
+void expect_resume_changes_nothing(const std::string& name, Device device) {
   TemporaryDirectory folder;
-  const Recipe recipe = hasten(recipe_for_test(GetParam()));
+  const Recipe recipe = hasten(recipe_for_test(name));
   TrainConfig config = small_config(write_small_data(folder.path()), kSteps);
+  config.device = device;
   config.model.ffn = 64;
   if (is_wide(recipe)) {
     config.model.layers = 1;
@@ -73,12 +73,12 @@ TEST_P(ResumeOf, ARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
   config.validate_sequences = 4;
   // What an optimizer with states of its own for the weights must hear of.
   const bool writes_weights = recipe.base().oscillation_reset.enabled();
-  if (writes_weights || GetParam().starts_with("tests/")) config.optimizer = OptimizerKind::AdamWFp8;
+  if (writes_weights || name.starts_with("tests/")) config.optimizer = OptimizerKind::AdamWFp8;
   const fs::path whole = folder.path() / "whole";
   const fs::path parts = folder.path() / "parts";
   ASSERT_TRUE(train(config, recipe, whole, Resume::No, kNeverStop, {}));
 
-  const auto seed = static_cast<unsigned>(std::hash<std::string>()(GetParam()));
+  const auto seed = static_cast<unsigned>(std::hash<std::string>()(name));
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937 rng(seed);
   const std::int64_t first = 1 + static_cast<std::int64_t>(rng() % (kSteps - 2));
@@ -101,6 +101,17 @@ TEST_P(ResumeOf, ARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
   if (has_state) {
     EXPECT_TRUE(fs::exists(newest_checkpoint(whole).value() / "recipe.safetensors"));
   }
+}
+
+class ResumeOf : public testing::TestWithParam<std::string> {};
+
+TEST_P(ResumeOf, ARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
+  expect_resume_changes_nothing(GetParam(), Device::Cpu);
+}
+
+TEST_P(ResumeOf, OnTheGpuARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitForBit) {
+  NIBBLE_NEEDS_GPU();
+  expect_resume_changes_nothing(GetParam(), Device::Cuda);
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, ResumeOf, testing::ValuesIn(shipped_recipes()),

@@ -2,8 +2,10 @@
 
 #include "nibble/cli/arguments.h"
 #include "nibble/model/llama.h"
+#include "nibble/ops/attention.h"
 #include "nibble/ops/machine.h"
 #include "nibble/report/table.h"
+#include "nibble/tensor/device.h"
 #include "nibble/train/run_info.h"
 
 namespace nibble {
@@ -13,19 +15,28 @@ namespace {
 /// Everything is as wide as the largest Hadamard group of the shipped recipes.
 constexpr std::int64_t kProbeWidth = 128;
 
-/// One pass of a tiny model shows the path that each product of a recipe takes on this machine.
-std::vector<std::string> probe_paths(const Recipe& recipe) {
+/// One pass of a tiny model shows the path that each product of a recipe takes on a device of this machine.
+std::vector<std::string> probe_paths(const Recipe& recipe, Device device) {
   LlamaConfig config;
   config.layers = 1;
   config.width = config.ffn = config.vocab = config.seq = kProbeWidth;
   config.heads = config.kv_heads = 2;
-  Llama model(config, recipe, 1);
+  Llama model(config, recipe, 1, DType::BF16, device);
   std::vector<std::int32_t> tokens(kProbeWidth);
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 7 % kProbeWidth);
   const Tensor batch = Tensor::of(tokens.data(), {1, kProbeWidth});
   model.prepare(1, false);
   model.forward_backward({batch, batch}, 1.0 / kProbeWidth, 1, 0, true, false);
   return {recipe.name, path_summary(model, 0), path_summary(model, 1), path_summary(model, 2)};
+}
+
+std::string describe_gpu() {
+  if (cuda_devices() == 0) return "none that can be used (or this build has no CUDA backend)";
+  const CudaDevice gpu = cuda_device();
+  return fmt::format("{} (compute capability {}.{}, {} multiprocessors, {:.1f} GiB); attention: {}", gpu.name,
+                     gpu.compute_capability / 10, gpu.compute_capability % 10, gpu.multiprocessors,
+                     static_cast<double>(gpu.memory) / (1 << 30),
+                     attention_backend({1, 2048, 16, 16, 128}, Device::Cuda));
 }
 
 class DoctorCommand final : public Command {
@@ -35,6 +46,7 @@ class DoctorCommand final : public Command {
   std::string examples() const override { return "  nibble doctor\n  nibble doctor --recipes wang2025,./mine.toml"; }
   void declare(Arguments& a) override {
     a.list("--recipes", recipes_, "recipes by name or file; all that are known unless given");
+    a.flag("--cpu", cpu_, "how they would run on the CPU, though there is a GPU");
   }
   int run() override {
     const MachinePeak& peak = machine_peak();
@@ -42,17 +54,19 @@ class DoctorCommand final : public Command {
     fmt::print(
         "peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, {:.0f} GOP/s int8 (measured, 0 = no such instruction)\n",
         peak.f32 * 1e-9, peak.bf16 * 1e-9, peak.int8 * 1e-9);
-    fmt::print("gpu      none: this build has no CUDA backend\n\n");
+    const Device device = cuda_devices() > 0 && !cpu_ ? Device::Cuda : Device::Cpu;
+    fmt::print("gpu      {}\n\nproducts on the {}\n", describe_gpu(), device == Device::Cuda ? "GPU" : "CPU");
     TextTable table;
     table.columns = {{"recipe", Align::Left}, {"fprop", Align::Left}, {"dgrad", Align::Left}, {"wgrad", Align::Left}};
     for (const std::string& name : recipes_.empty() ? known_recipes() : recipes_)
-      table.rows.push_back(probe_paths(load_recipe(find_recipe(name))));
+      table.rows.push_back(probe_paths(load_recipe(find_recipe(name)), device));
     fmt::print("{}", format_table(table));
     return 0;
   }
 
  private:
   std::vector<std::string> recipes_;
+  bool cpu_ = false;
 };
 
 }  // namespace

@@ -47,8 +47,8 @@ TrainCallbacks TrainDisplay::callbacks() {
   callbacks.on_step = [state = state_](const StepReport& r) {
     if (!state->progress) state->progress = std::make_unique<Progress>(state->label, state->steps, r.step - 1);
     if (r.val_loss) state->last_val = fmt::format("  val {:.4f}", *r.val_loss);
-    state->progress->update(r.step,
-                            fmt::format("{:.0f} tok/s ({:.0f} % of peak)", r.tokens_per_second, 100 * r.light_share),
+    const std::string share = r.light_share > 0 ? fmt::format(" ({:.0f} % of peak)", 100 * r.light_share) : "";
+    state->progress->update(r.step, fmt::format("{:.0f} tok/s{}", r.tokens_per_second, share),
                             fmt::format("loss {:.4f}{}", r.loss, state->last_val));
     if (r.step == r.steps) state->progress->finish();
   };

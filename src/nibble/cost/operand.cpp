@@ -14,6 +14,7 @@ constexpr std::int64_t kPromotedBlock = 128;
 
 bool is_fp8(ElementFormat e) { return e == ElementFormat::E4M3 || e == ElementFormat::E5M2; }
 bool is_quantised(ElementFormat e) { return is_four_bit(e) || is_fp8(e); }
+bool is_fused(const QuantSpec& spec) { return spec.clamp.enabled() && spec.clamp.residual == ResidualMode::Fused; }
 bool leaves_sum(const OperandForm& f) { return f.block == 0 || (f.block >= kPromotedBlock && f.outer == 0); }
 bool is_mx(const OperandForm& f) { return f.block == 32 && f.scale == ScaleFormat::E8M0; }
 bool is_nv(const OperandForm& f) {
@@ -77,7 +78,7 @@ OperandForm operand_form(const LinearRecipe& recipe, Operand operand) {
     return form;
   }
   if (spec.clamp.enabled() && spec.clamp.residual == ResidualMode::Dense) return form;
-  form.element = spec.element;
+  form.element = is_fused(spec) ? ElementFormat::E4M3 : spec.element;
   if (!has_scale(spec.element)) return form;
   form.scale = scale_format(spec.scale);
   if (form.scale == ScaleFormat::UE4M3) form.outer = spec.nvfp4.outer;
@@ -124,7 +125,7 @@ int product_bits(const LinearRecipe& recipe, Product product) {
   for (const Operand operand : operands_of(product)) {
     const QuantSpec& spec = effective_spec(recipe, operand);
     const bool dense = spec.clamp.enabled() && spec.clamp.residual == ResidualMode::Dense;
-    bits = std::max(bits, dense ? 16 : element_bits(spec.element));
+    bits = std::max(bits, dense ? 16 : is_fused(spec) ? element_bits(ElementFormat::E4M3) : element_bits(spec.element));
   }
   return bits;
 }

@@ -27,7 +27,7 @@ std::array<Operand, 2> operands_of(Product product);
 
 /// What an operand's codes look like along the contraction of its product.
 struct OperandForm {
-  ElementFormat element = ElementFormat::BF16;  ///< as multiplied: the carrier's format where there is one
+  ElementFormat element = ElementFormat::BF16;  ///< as multiplied: the carrier's or that with the residual in it
   /// Elements along the contraction that share a scale: 0 = all (the scale leaves the contraction), 1 = none.
   std::int64_t block = 0;
   ScaleFormat scale = ScaleFormat::None;
@@ -58,8 +58,8 @@ struct ProductPath {
 /// - CPUs multiply four-bit codes as int8.
 ProductPath product_path(const LinearRecipe& recipe, Product product, const DeviceSpec& device);
 
-/// The product's element width as the theoretical model has it: the wider of the two operands, carriers ignored; 4, 8,
-/// 16 or 32 bits.
+/// The product's element width as the theoretical model has it: the wider of the two operands, carriers ignored,
+/// residuals that are in the elements not; 4, 8, 16 or 32 bits.
 int product_bits(const LinearRecipe& recipe, Product product);
 
 /// Elementwise operations an element for quantising by `spec`, 0 for unquantised formats: amax 2 (magnitude, maximum),

@@ -12,6 +12,7 @@
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
 #include "nibble/io/suggest.h"
+#include "nibble/tensor/device.h"
 
 namespace nibble {
 
@@ -252,14 +253,14 @@ Tensor SafetensorsFile::view(const std::string& name) const {
 }
 
 void SafetensorsFile::read(const std::string& name, const Tensor& to) const {
-  require(to.device() == Device::Cpu, "read '{}' into {}", name, to_string(to));
   const SafetensorsEntry& found = entry(name);
   const std::vector<std::int64_t> shape = found.shape.empty() ? std::vector<std::int64_t>{1} : found.shape;
   if (found.dtype != dtype_name(to.dtype()) || !std::ranges::equal(shape, to.shape())) {
     user_error("tensor '{}' of '{}' is {} {} where {} is expected", name, file_.path().string(), found.dtype,
                json(shape).dump(), to_string(to));
   }
-  if (!found.bytes.empty()) std::memcpy(to.raw(), found.bytes.data(), found.bytes.size());
+  // The bytes of a tensor nobody else sees may lie at any address of the file.
+  copy(Tensor(const_cast<std::byte*>(found.bytes.data()), to.dtype(), to.shape()), to);
 }
 
 }  // namespace nibble

@@ -56,7 +56,7 @@ class SafetensorsFile {
   /// The mapped memory as a read-only tensor; a scalar has shape [1]. UserError for a dtype that Tensor does not have,
   /// more than Tensor::kMaxDims dimensions, or memory that the writer of the file did not align to the element.
   Tensor view(const std::string& name) const;
-  /// Copies the tensor's bytes into `to` (CPU). UserError when dtype or shape differ.
+  /// Copies the tensor's bytes into `to`, on any device. UserError when dtype or shape differ.
   void read(const std::string& name, const Tensor& to) const;
 
  private:

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "nibble/numerics/philox.h"
+#include "nibble/tensor/device.h"
 #include "nibble/tensor/parallel.h"
 
 namespace nibble {
@@ -40,15 +41,20 @@ void fill_normal(const Tensor& tensor, float std_dev, const RandomStream& stream
 void initialise_parameters(const LlamaConfig& config, std::vector<Parameter>& parameters, std::uint64_t seed) {
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = parameters[i];
+    // Drawn on the CPU for every device, so that they are the same weights.
+    OwnedTensor staged;
+    if (p.value.device() != Device::Cpu) staged = OwnedTensor(DType::F32, p.value.shape());
+    const Tensor value = staged.view().defined() ? staged.view() : p.value;
     if (p.value.dims() == 1) {
-      float* gain = p.value.data<float>();
-      std::fill(gain, gain + p.value.numel(), 1.0f);
+      std::fill_n(value.data<float>(), value.numel(), 1.0f);
+      copy(value, p.value);
       continue;
     }
     const bool output_projection = p.name.ends_with("attention.output") || p.name.ends_with("mlp.down");
     const double std_dev =
         output_projection ? config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers)) : config.init_std;
-    fill_normal(p.value, static_cast<float>(std_dev), {seed, kInitStep, static_cast<std::uint32_t>(i)});
+    fill_normal(value, static_cast<float>(std_dev), {seed, kInitStep, static_cast<std::uint32_t>(i)});
+    copy(value, p.value);
   }
 }
 

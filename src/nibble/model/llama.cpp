@@ -1,7 +1,6 @@
 #include "nibble/model/llama.h"
 
-#include <cmath>
-#include <cstring>
+#include <algorithm>
 
 #include "nibble/model/initialise.h"
 #include "nibble/ops/attention.h"
@@ -11,6 +10,7 @@
 #include "nibble/ops/rmsnorm.h"
 #include "nibble/ops/rope.h"
 #include "nibble/ops/swiglu.h"
+#include "nibble/tensor/device.h"
 
 namespace nibble {
 
@@ -30,15 +30,23 @@ struct Llama::BlockSaved {
 
 namespace {
 
-// Rows of logits in memory at a time: enough for an efficient product, small beside the activations.
+// Rows of logits in memory at a time: enough for an efficient product, small beside the activations. A GPU needs more
+// rows to have a tile for every multiprocessor.
 constexpr std::int64_t kHeadRows = 512;
+constexpr std::int64_t kHeadRowsOnGpu = 4096;
 
 enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
 
 }  // namespace
 
-Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations)
-    : config_(config), recipe_(recipe), seed_(seed), activations_(activations) {
+Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations, Device device)
+    : config_(config),
+      recipe_(recipe),
+      seed_(seed),
+      activations_(activations),
+      device_(device),
+      arena_(device),
+      weight_arena_(device) {
   recipe_.high_precision =
       unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
   create_parameters();
@@ -50,8 +58,8 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
     }
   }
   initialise_parameters(config_, parameters_, seed);
-  rope_cos_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2});
-  rope_sin_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2});
+  rope_cos_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2}, device_);
+  rope_sin_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2}, device_);
   rope_tables(static_cast<float>(config_.rope_theta), rope_cos_, rope_sin_);
 }
 
@@ -60,13 +68,13 @@ Llama::~Llama() = default;
 // All parameters lie in one buffer, so that clipping, the optimizer and checkpoints see one flat tensor.
 void Llama::create_parameters() {
   const std::int64_t n = config_.parameters();
-  values_ = OwnedTensor(DType::F32, {n});
-  grads_ = OwnedTensor(DType::F32, {n});
+  values_ = OwnedTensor(DType::F32, {n}, device_);
+  grads_ = OwnedTensor(DType::F32, {n}, device_);
   std::int64_t offset = 0;
   const auto add = [&](std::string name, std::initializer_list<std::int64_t> shape, bool decay,
                        std::vector<Parameter::Part> parts) {
-    const Tensor value(values_.view().data<float>() + offset, DType::F32, shape);
-    const Tensor grad(grads_.view().data<float>() + offset, DType::F32, shape);
+    const Tensor value(values_.view().data<float>() + offset, DType::F32, shape, device_);
+    const Tensor grad(grads_.view().data<float>() + offset, DType::F32, shape, device_);
     offset += value.numel();
     parameters_.push_back({std::move(name), value, grad, decay, std::move(parts)});
     return parameters_.size() - 1;
@@ -112,9 +120,17 @@ void Llama::prepare(std::uint32_t step, bool measure_quality) {
   }
 }
 
+Tensor Llama::to_device(const Tensor& batch_part) {
+  const Tensor flat = batch_part.reshape({batch_part.numel()});
+  if (device_ == Device::Cpu) return flat;
+  const Tensor there = arena_.allocate(flat.dtype(), {flat.numel()});
+  copy(flat, there);
+  return there;
+}
+
 Tensor Llama::embed(const Tensor& tokens) {
   const Tensor x = arena_.allocate(DType::F32, {tokens.numel(), config_.width});
-  timed(profile_, "embedding", embedding_forward, tokens.reshape({tokens.numel()}), parameters_[embedding_].value, x);
+  timed(profile_, "embedding", embedding_forward, to_device(tokens), parameters_[embedding_].value, x);
   return x;
 }
 
@@ -133,7 +149,7 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[block.attention_norm].value, eps, normed,
         saved.attention_rstd);
   saved.qkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
-  saved.qkv_in = linear[kQkv].forward(normed, saved.qkv, Accumulate::Overwrite, pass);
+  saved.qkv_in = linear[kQkv].forward(normed, saved.qkv, {}, pass);
   const Tensor cos = rope_cos_.view().row_range(0, seq);
   const Tensor sin = rope_sin_.view().row_range(0, seq);
   timed(profile_, "rope", rope_forward, saved.qkv, config_.heads, config_.kv_heads, cos, sin);
@@ -142,8 +158,7 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
   saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
-  timed(profile_, "residual copy", convert, x, saved.x_middle);
-  saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, Accumulate::Add, pass);
+  saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, x, pass);
 
   // out = x_middle + mlp(norm(x_middle))
   const Tensor ffn_normed = arena_.allocate(activations_, {tokens, d});
@@ -151,12 +166,11 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps, ffn_normed,
         saved.ffn_rstd);
   saved.gate_up = arena_.allocate(activations_, {tokens, 2 * config_.ffn});
-  saved.gate_up_in = linear[kGateUp].forward(ffn_normed, saved.gate_up, Accumulate::Overwrite, pass);
+  saved.gate_up_in = linear[kGateUp].forward(ffn_normed, saved.gate_up, {}, pass);
   const Tensor hidden = arena_.allocate(activations_, {tokens, config_.ffn});
   timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden);
   const Tensor out = arena_.allocate(DType::F32, {tokens, d});
-  timed(profile_, "residual copy", convert, saved.x_middle, out);
-  saved.down_in = linear[kDown].forward(hidden, out, Accumulate::Add, pass);
+  saved.down_in = linear[kDown].forward(hidden, out, saved.x_middle, pass);
   return out;
 }
 
@@ -201,21 +215,20 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
   timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[final_norm_].value, static_cast<float>(config_.norm_eps),
         normed, rstd);
 
-  const std::int64_t chunk = std::min(kHeadRows, tokens);
+  const Tensor targets_here = to_device(targets);
+  const std::int64_t chunk = std::min(device_ == Device::Cpu ? kHeadRows : kHeadRowsOnGpu, tokens);
   const Tensor losses = arena_.allocate(DType::F32, {tokens});
   const Tensor logits_buffer = arena_.allocate(DType::F32, {chunk, config_.vocab});
   const Tensor dlogits_buffer =
       backward && activations_ == DType::BF16 ? arena_.allocate(DType::BF16, {chunk, config_.vocab}) : logits_buffer;
   const Tensor d_normed = backward ? arena_.allocate(activations_, {tokens, config_.width}) : Tensor();
   const QTensor weight = QTensor::view(head_weight_);
-  const std::int32_t* target = targets.data<std::int32_t>();
-  BatchLoss loss;
   for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
     const std::int64_t end = std::min(tokens, begin + chunk);
     const QTensor input = QTensor::view(normed.row_range(begin, end));
     const Tensor logits = logits_buffer.row_range(0, end - begin);
-    const Tensor chunk_targets = Tensor::of(target + begin, {end - begin});
-    const Tensor chunk_losses = Tensor::of(losses.data<float>() + begin, {end - begin});
+    const Tensor chunk_targets = targets_here.elements(begin, end);
+    const Tensor chunk_losses = losses.elements(begin, end);
     timed(profile_, "gemm head", gemm, GemmOperand{input}, GemmOperand{weight}, logits, Accumulate::Overwrite, arena_);
     if (!backward) {
       cross_entropy_forward(logits, chunk_targets, chunk_losses);
@@ -231,17 +244,17 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
     timed(profile_, "gemm head", gemm, GemmOperand{gradient, true}, GemmOperand{input, true}, parameters_[head_].grad,
           first_micro_batch && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
   }
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    loss.sum += static_cast<double>(losses.data<float>()[t]);
-    loss.tokens += target[t] >= 0 ? 1 : 0;
-  }
-  if (token_losses != nullptr) {
-    token_losses->insert(token_losses->end(), losses.data<float>(), losses.data<float>() + tokens);
-  }
   if (backward) {
     timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, x, parameters_[final_norm_].value, rstd, dx,
           parameters_[final_norm_].grad, arena_);
   }
+  std::vector<float> each(static_cast<std::size_t>(tokens));
+  copy(losses, Tensor::of(each.data(), {tokens}));
+  BatchLoss loss;
+  for (const float value : each) loss.sum += static_cast<double>(value);
+  loss.tokens = std::count_if(targets.data<std::int32_t>(), targets.data<std::int32_t>() + tokens,
+                              [](std::int32_t target) { return target >= 0; });
+  if (token_losses != nullptr) token_losses->insert(token_losses->end(), each.begin(), each.end());
   return loss;
 }
 
@@ -277,8 +290,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   fill_zero(dx);
   const BatchLoss loss = head(x, batch.targets, loss_scale, dx, first_micro_batch, nullptr);
   for (std::size_t b = blocks_.size(); b-- > 0;) block_backward(b, dx, saved[b], sequences, seq, pass);
-  timed(profile_, "embedding", embedding_backward, batch.tokens.reshape({batch.tokens.numel()}), dx,
-        parameters_[embedding_].grad, arena_);
+  timed(profile_, "embedding", embedding_backward, to_device(batch.tokens), dx, parameters_[embedding_].grad, arena_);
   return loss;
 }
 
@@ -347,9 +359,11 @@ std::vector<float> Llama::next_token_logits(const std::vector<std::int32_t>& tok
   const Tensor rstd = arena_.allocate(DType::F32, {1});
   timed(profile_, "rmsnorm", rmsnorm_forward, x.row_range(seq - 1, seq), parameters_[final_norm_].value,
         static_cast<float>(config_.norm_eps), normed, rstd);
-  std::vector<float> logits(static_cast<std::size_t>(config_.vocab));
+  const Tensor there = arena_.allocate(DType::F32, {1, config_.vocab});
   timed(profile_, "gemm head", gemm, GemmOperand{QTensor::view(normed)}, GemmOperand{QTensor::view(head_weight_)},
-        Tensor::of(logits.data(), {1, config_.vocab}), Accumulate::Overwrite, arena_);
+        there, Accumulate::Overwrite, arena_);
+  std::vector<float> logits(static_cast<std::size_t>(config_.vocab));
+  copy(there, Tensor::of(logits.data(), {1, config_.vocab}));
   return logits;
 }
 

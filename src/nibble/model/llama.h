@@ -34,8 +34,10 @@ struct BatchLoss {
 class Llama {
  public:
   /// `activations` is BF16 in training; F32 (with the f32 recipe) makes every operation single precision, for
-  /// gradient checks. Weights start as N(0, init_std) from `seed`, norms as 1.
-  Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations = DType::BF16);
+  /// gradient checks. Weights start as N(0, init_std) from `seed`, norms as 1, the same on every device. Parameters,
+  /// gradients and activations live on `device`; batches and what is returned, on the CPU.
+  Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations = DType::BF16,
+        Device device = Device::Cpu);
   ~Llama();
   Llama(const Llama&) = delete;
   Llama& operator=(const Llama&) = delete;
@@ -81,6 +83,7 @@ class Llama {
   void set_profile(StepProfile* profile) { profile_ = profile; }
   /// Sees the operands of forward_backward from now on, before they are quantised; empty = nobody looks.
   void set_observer(OperandObserver observer) { observer_ = std::move(observer); }
+  Device device() const { return device_; }
   std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
 
  private:
@@ -90,6 +93,8 @@ class Llama {
   /// A pass without a backward.
   PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_}; }
 
+  /// A batch's tensor where the model is.
+  Tensor to_device(const Tensor& batch_part);
   Tensor embed(const Tensor& tokens);
   /// The residual stream [T, d] after the last block, without a backward to follow.
   Tensor forward(const Tensor& tokens);
@@ -105,6 +110,7 @@ class Llama {
   Recipe recipe_;  // with high_precision in the activations' precision
   std::uint64_t seed_;
   DType activations_;
+  Device device_;
   StepProfile* profile_ = nullptr;
   OperandObserver observer_;
   OwnedTensor values_;

@@ -2,6 +2,8 @@
 // keys with a running softmax; no [T, T] matrix is ever in memory.
 #pragma once
 
+#include <string>
+
 #include "nibble/tensor/tensor.h"
 
 namespace nibble {
@@ -23,5 +25,8 @@ void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Ten
 /// dqkv (overwritten, layout of qkv) from dout. Scores are recomputed from qkv and lse.
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                         const Tensor& dout, const Tensor& dqkv, Arena& scratch);
+
+/// Who computes attention of this shape in BF16 on the device, for people to read: "own kernels", "cuDNN 9.19.0".
+std::string attention_backend(const AttentionShape& shape, Device device);
 
 }  // namespace nibble

@@ -29,8 +29,9 @@ enum class GemmPath : std::uint8_t {
   Int8Block,  ///< four-bit codes as int8, an exact int32 sum a block of the contraction, scaled and added in F32
   Bf16,       ///< operands exact in BF16, BF16 dot-product instructions, F32 accumulation
   F32,        ///< operands decoded to F32, F32 accumulation
+  Fp8,        ///< GPU: operands exact in FP8 with scales outside the contraction, FP8 tensor cores
 };
-/// "int8", "int8 by block", "bf16", "f32".
+/// "int8", "int8 by block", "bf16", "f32", "fp8".
 const char* gemm_path_name(GemmPath path);
 
 /// The path `gemm` takes.
@@ -70,5 +71,9 @@ GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b);
 /// at most 16 MiB (or one tile, if larger) of packed B. Throws InternalError when the contractions or the shape of C
 /// differ.
 void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulate accumulate, Arena& scratch);
+
+/// C = addend + A B^T: as a copy of the addend to C and a product that adds, without the pass for the copy where the
+/// library can read the one and write the other. The addend has C's shape, dtype and device, and may be C.
+void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b, const Tensor& c, Arena& scratch);
 
 }  // namespace nibble

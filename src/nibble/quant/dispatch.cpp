@@ -1,37 +1,40 @@
+// The public functions of the room: the backend of the tensor's device does the work.
 #include "nibble/quant/backend.h"
 
 namespace nibble {
 
 namespace {
 
-void require_cpu(const Tensor& tensor, const char* what) {
-  if (tensor.device() != Device::Cpu) {
-    user_error("{} of {}: this build has no CUDA backend; put the tensor on the CPU or build with CUDA", what,
-               to_string(tensor));
-  }
-}
+bool on_gpu(const Tensor& tensor) { return tensor.device() == Device::Cuda; }
 
 }  // namespace
 
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
-  require_cpu(x, "quantize");
-  return cpu::quantize(x, spec, context, arena);
+  return on_gpu(x) ? cuda::quantize(x, spec, context, arena) : cpu::quantize(x, spec, context, arena);
 }
 
 void dequantize(const QTensor& q, const Tensor& out) {
-  require_cpu(out, "dequantize");
-  cpu::dequantize(q, out);
+  return on_gpu(out) ? cuda::dequantize(q, out) : cpu::dequantize(q, out);
 }
 
 QuantQuality measure_quality(const Tensor& x, const QTensor& q, const QuantSpec& spec, const QuantizeContext& context,
                              Arena& scratch) {
-  require_cpu(x, "measure_quality");
-  return cpu::measure_quality(x, q, spec, context, scratch);
+  return on_gpu(x) ? cuda::measure_quality(x, q, spec, context, scratch)
+                   : cpu::measure_quality(x, q, spec, context, scratch);
 }
 
 void dge_apply(const Tensor& dw, const Tensor& w, const QTensor& q, const QuantSpec& spec, float k, float clip) {
-  require_cpu(dw, "dge_apply");
-  cpu::dge_apply(dw, w, q, spec, k, clip);
+  return on_gpu(dw) ? cuda::dge_apply(dw, w, q, spec, k, clip) : cpu::dge_apply(dw, w, q, spec, k, clip);
+}
+
+void hadamard_forward(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
+  return on_gpu(x) ? cuda::hadamard_forward(x, transform, stream, out)
+                   : cpu::hadamard_forward(x, transform, stream, out);
+}
+
+void hadamard_inverse(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
+  return on_gpu(x) ? cuda::hadamard_inverse(x, transform, stream, out)
+                   : cpu::hadamard_inverse(x, transform, stream, out);
 }
 
 }  // namespace nibble

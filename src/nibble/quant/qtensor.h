@@ -38,6 +38,9 @@ struct QTensor {
   Tensor codes;
   Tensor scales;
   float tensor_scale = 1.0f;  ///< the second level of Nvfp4; 4/3 of RangeMatch34; a factor on the whole product
+  /// On a GPU: F32 [1] there, a factor of tensor_scale that only the device knows (the second level of Nvfp4);
+  /// undefined = 1.
+  Tensor device_scale;
   /// The second level of Nvfp4 where it covers `outer` columns of a row: F32 [rows, ceil(cols / outer)].
   Tensor outer_scales;
   std::int64_t outer = 0;
@@ -46,8 +49,9 @@ struct QTensor {
   /// The transform that the values lie in: value(r, c) are those of x after it.
   Hadamard hadamard;
   CsrMatrix residual;  ///< defined when the clamp keeps a sparse residual
-  /// Where a carrier re-expresses the elements (QuantSpec::carrier): the decode scales of the E2M1 elements, F32,
-  /// tensor scale included, one for each block of `element_granularity`. Undefined elsewhere.
+  /// Where a carrier re-expresses the elements (QuantSpec::carrier), or a dense or fused residual is in them: the
+  /// decode scales of the E2M1 elements, F32, tensor scale included, one for each block of `element_granularity`
+  /// (`scales` itself with a fused residual). Undefined elsewhere.
   Tensor element_scales;
   Granularity element_granularity;
 

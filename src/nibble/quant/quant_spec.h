@@ -110,6 +110,11 @@ enum class ResidualMode : std::uint8_t {
   None,    ///< dropped (Wang et al., released code)
   Sparse,  ///< kept exactly, as a CSR matrix (OCC, Wang et al. section 3.2)
   Dense,   ///< added back to the dequantised values, which become a BF16 operand (residual_compensation of the release)
+  Fused,   ///< kept in the element: entries within the bounds become their E2M1 code as an E4M3 number, which is exact,
+           ///< and an entry y beyond them E4M3(y * (1/s)) under the same scale s (nearest even, saturating at 448). So
+           ///< one product of 8-bit elements holds what Sparse computes in two, with outliers of 4 significant bits:
+           ///< |Q(y) - y| <= max(2^-4 |y|, 2^-10 s) while |y| <= 448 s, and Q(y) = +-448 s beyond. (Below 2^-6 s E4M3
+           ///< is subnormal: for bounds of one sign.) For E2M1 under Absmax or AbsmaxPow2, per row or tensor.
 };
 
 /// Clamp to quantiles before scaling: with the n values of a row (or of the tensor) sorted ascending,

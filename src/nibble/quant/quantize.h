@@ -43,10 +43,12 @@ struct QuantizeContext {
 ///      bits of random.word(block number) / 2^24 are below (s S - lo) / (hi - lo). Reference takes the grid neighbour
 ///      of y_c * (1/s) that is nearer to reference * (1/s), the lower one on a tie.
 ///   5. the carrier cast, if any: the decoded elements under one AbsmaxPow2 scale of the tensor; a dense residual makes
-///      the result BF16(dequantised + residual)
+///      the result BF16(dequantised + residual); a fused one E4M3 elements under the scales of 3: E4M3(code) within
+///      the bounds, E4M3(y * (1/s)) to nearest even beyond them, whatever spec.rounding
 ///
 /// Int4 and E3M0 round nearest (every tie rule; E3M0's midpoints are arithmetic means) or Stochastic. The tie rules
-/// beside NearestEven, stochastic rounding, Nvfp4, Quest rules and the carrier are for four-bit elements. A dimension
+/// beside NearestEven, stochastic rounding, Nvfp4, Quest rules and the carrier are for four-bit elements. A fused
+/// residual takes no carrier and no trust mask. A dimension
 /// that the transform's group does not divide is refused. All arithmetic in F32, every operation rounded once, so the
 /// codes are the same bits on every CPU, thread count and backend. Non-finite inputs saturate (NaN as the rounding rule
 /// says) and are not detected here. Codes and scales of a finite input are finite; a decoded value can overflow only

@@ -90,6 +90,12 @@ class Check {
           "'high-precision' is X with its residual, which wgrad then must not add once more: write residual = false in "
           "[weight_gradient]");
     }
+    if (r_[Operand::FpropX].quant.clamp.residual == ResidualMode::Fused && !r_.residual_in_wgrad &&
+        r_[Operand::WgradX].source != OperandSource::HighPrecision) {
+      fail(linear_.weight_gradient, "residual",
+           "= false leaves X's residual out of wgrad, but wgrad.x takes fprop's elements, and a fused residual is in "
+           "them: write \"sparse\" in fprop.x, or residual = true");
+    }
   }
 
   void estimator() const {
@@ -137,7 +143,8 @@ class Check {
            "watches fprop.w from step to step, whose transform has other signs each step: write signs = \"plus\"");
     }
     if (r_.oscillation_reset.criterion == OscillationReset::Criterion::Edge &&
-        (w.element != ElementFormat::E2M1 || w.carrier != ElementFormat::BF16)) {
+        (w.element != ElementFormat::E2M1 || w.carrier != ElementFormat::BF16 ||
+         w.clamp.residual == ResidualMode::Fused)) {
       fail(linear_.oscillation_reset, "criterion", "'edge' goes by the bins of e2m1, and fprop.w has others");
     }
   }

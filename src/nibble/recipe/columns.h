@@ -14,5 +14,9 @@ void scatter_columns(const Tensor& part, const Tensor& columns, const Tensor& to
 void zero_columns(const Tensor& x, const Tensor& columns);
 /// sums[c] += sum over r of x[r, c]^2; x F32 or BF16, sums F32 [cols]. One pass is summed in double.
 void add_column_squares(const Tensor& x, const Tensor& sums);
+/// factors[c] = 0 for the columns, else 1; factors F32. As a factor of a matrix's columns it hides them.
+void hiding_factors(const Tensor& columns, const Tensor& factors);
+/// out[r, c] = x[r, c] for the columns that out has; one dtype and number of rows.
+void first_columns(const Tensor& x, const Tensor& out);
 
 }  // namespace nibble

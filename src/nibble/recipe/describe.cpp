@@ -130,6 +130,7 @@ std::string product_formats(const LinearRecipe& linear, Operand left) {
 double stored_bits(const QuantSpec& spec, std::int64_t columns) {
   if (spec.clamp.residual == ResidualMode::Dense) return 16;
   double bits = spec.carrier == ElementFormat::BF16 ? element_bits(spec.element) : element_bits(spec.carrier);
+  if (spec.clamp.residual == ResidualMode::Fused) bits = element_bits(ElementFormat::E4M3);
   const auto width = static_cast<double>(std::max<std::int64_t>(columns, 1));
   if (has_scale(spec.element) && spec.carrier == ElementFormat::BF16 && spec.granularity.rows > 0) {
     const double across =

@@ -69,7 +69,7 @@ void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Ar
 }
 
 // Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
-Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass) {
+Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass) {
   if (pass.observer != nullptr) {
     (*pass.observer)(*this, Operand::FpropX, x);
     (*pass.observer)(*this, Operand::FpropW, weight_);
@@ -87,12 +87,18 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, Accumulate accum
   const ArenaScope scope(pass.arena);
   const bool measured = measures(Product::Fprop, pass);
   Tensor before;
-  if (measured && accumulate == Accumulate::Add) {
+  if (measured && addend.defined()) {
     before = pass.arena.allocate(DType::F32, {measured_rows(y.rows(), kMeasuredTokens), y.cols()});
-    convert(y.row_range(0, before.rows()), before);
+    convert(addend.row_range(0, before.rows()), before);
   }
   paths_[0] = gemm_path({saved.x}, {fprop_w_});
-  timed(pass.profile, "gemm fprop", gemm, GemmOperand{saved.x}, GemmOperand{fprop_w_}, y, accumulate, pass.arena);
+  const GemmOperand left{saved.x};
+  const GemmOperand right{fprop_w_};
+  if (addend.defined()) {
+    timed(pass.profile, "gemm fprop", gemm_onto, addend, left, right, y, pass.arena);
+  } else {
+    timed(pass.profile, "gemm fprop", gemm, left, right, y, Accumulate::Overwrite, pass.arena);
+  }
   if (saved.x.residual.defined()) {
     timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y);
   }

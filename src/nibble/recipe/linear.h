@@ -70,8 +70,9 @@ class Linear {
     QTensor outliers;  ///< the outlier channels of X, where some are chosen
   };
 
-  /// y [T, N] (+)= X W^T; x [T, K] in F32 or BF16. Touches no state.
-  Saved forward(const Tensor& x, const Tensor& y, Accumulate accumulate, const PassContext& pass);
+  /// y [T, N] = addend + X W^T; x [T, K] in F32 or BF16. The addend is of y's shape and dtype and may be y; undefined
+  /// = 0. Touches no state.
+  Saved forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass);
   /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.first_micro_batch) from dy [T, N].
   void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass);
 

@@ -64,8 +64,9 @@ void require_runnable(const LinearRecipe& recipe, const std::string& layer) {
          "signs that change with every step leave no weight to watch oscillating");
   demand(!recipe.oscillation_reset.enabled() ||
              recipe.oscillation_reset.criterion == OscillationReset::Criterion::Ratio ||
-             (w.quant.element == ElementFormat::E2M1 && w.quant.carrier == ElementFormat::BF16),
-         "the bins of the edge criterion are those of E2M1, without a carrier");
+             (w.quant.element == ElementFormat::E2M1 && w.quant.carrier == ElementFormat::BF16 &&
+              w.quant.clamp.residual != ResidualMode::Fused),
+         "the bins of the edge criterion are those of E2M1, without a carrier or a fused residual");
 }
 
 }  // namespace nibble

@@ -1,7 +1,7 @@
 // Measurements of a Linear's products and of its weight's way.
 #include <algorithm>
-#include <cstring>
 
+#include "nibble/recipe/columns.h"
 #include "nibble/recipe/linear.h"
 
 namespace nibble {
@@ -9,22 +9,6 @@ namespace nibble {
 std::int64_t measured_rows(std::int64_t rows, std::int64_t least) {
   return std::min(rows, std::max(least, (rows + 7) / 8));
 }
-
-namespace {
-
-/// The first `cols` columns of x.
-Tensor first_columns(const Tensor& x, std::int64_t cols, Arena& arena) {
-  const Tensor part = arena.allocate(x.dtype(), {x.rows(), cols});
-  const std::size_t element = dtype_size(x.dtype());
-  for (std::int64_t r = 0; r < x.rows(); ++r) {
-    std::memcpy(static_cast<std::byte*>(part.raw()) + static_cast<std::size_t>(r * cols) * element,
-                static_cast<const std::byte*>(x.raw()) + static_cast<std::size_t>(r * x.cols()) * element,
-                static_cast<std::size_t>(cols) * element);
-  }
-  return part;
-}
-
-}  // namespace
 
 bool Linear::measures(Product product, const PassContext& pass) const {
   if (!pass.measure_quality || !pass.first_micro_batch) return false;
@@ -69,7 +53,9 @@ void Linear::measure_wgrad(const Tensor& dy, const Tensor& x, const Tensor& dw, 
   const ArenaScope scope(pass.arena);
   const std::int64_t rows = measured_rows(dw.rows(), 1);
   const Tensor exact = pass.arena.allocate(DType::F32, {rows, dw.cols()});
-  const QTensor left = QTensor::view(first_columns(dy, rows, pass.arena));
+  const Tensor part = pass.arena.allocate(dy.dtype(), {dy.rows(), rows});
+  first_columns(dy, part);
+  const QTensor left = QTensor::view(part);
   const QTensor right = QTensor::view(x);
   timed(pass.profile, "measure", gemm, GemmOperand{left, /*transposed=*/true}, GemmOperand{right, /*transposed=*/true},
         exact, Accumulate::Overwrite, pass.arena);

@@ -4,8 +4,7 @@
 #include "nibble/quant/hadamard.h"
 #include "nibble/recipe/columns.h"
 #include "nibble/recipe/linear.h"
-#include "nibble/tensor/parallel.h"
-#include "nibble/tensor/simd.h"
+#include "nibble/recipe/weight_passes.h"
 
 namespace nibble {
 
@@ -22,26 +21,13 @@ bool same_watch(const LinearRecipe& a, const LinearRecipe& b) {
          x.period == y.period && x.window == y.window && a[Operand::FpropW] == b[Operand::FpropW];
 }
 
-NIBBLE_SIMD void average_row(float* average, const float* w, float decay, float rest, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) average[i] = decay * average[i] + rest * w[i];
-}
-
-/// average = decay * average + (1 - decay) * w.
-void update_average(const Tensor& average, const Tensor& w, double decay) {
-  float* a = average.data<float>();
-  const float* from = w.data<float>();
-  parallel_for(w.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
-    average_row(a + begin, from + begin, static_cast<float>(decay), static_cast<float>(1 - decay), end - begin);
-  });
-}
-
 /// The decode scale of every element: what q decodes to when every code stands for 1.
 Tensor element_scales(const QTensor& q, Arena& arena) {
   QTensor ones = q;
   ones.residual = {};
   ones.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()});
   const std::uint8_t one = e2m1_encode<Tie::Even>(1.0f);
-  std::fill_n(ones.codes.data<std::uint8_t>(), ones.codes.numel(), static_cast<std::uint8_t>(one << 4 | one));
+  fill_bytes(ones.codes, static_cast<std::uint8_t>(one << 4 | one));
   const Tensor scales = arena.allocate(DType::F32, {q.rows, q.cols});
   dequantize(ones, scales);
   return scales;
@@ -67,14 +53,14 @@ void Linear::ensure_state(const Tensor& w) {
   if (has_state_) return;
   has_state_ = true;
   if (recipe_->outlier_channels.enabled() && !outliers_.channels().defined()) {
-    outliers_ = OutlierSelection(recipe_->outlier_channels, w.cols());
+    outliers_ = OutlierSelection(recipe_->outlier_channels, w.cols(), w.device());
   }
   if (recipe_->weight_average.enabled() && !weight_average_.view().defined()) {
-    weight_average_ = OwnedTensor(DType::F32, {w.rows(), w.cols()});
+    weight_average_ = OwnedTensor(DType::F32, {w.rows(), w.cols()}, w.device());
     convert(w, weight_average_);
   }
   if (recipe_->oscillation_reset.enabled() && !oscillation_watch_.enabled()) {
-    oscillation_watch_ = OscillationWatch(recipe_->oscillation_reset, w.rows(), w.cols());
+    oscillation_watch_ = OscillationWatch(recipe_->oscillation_reset, w.rows(), w.cols(), w.device());
   }
 }
 
@@ -120,17 +106,11 @@ std::int64_t Linear::reset_oscillating(const Tensor& w, std::int64_t step, std::
     scatter_columns(channels, outliers_.channels(), quantised, Accumulate::Overwrite);
   }
   const Tensor scales = oscillation_watch_.wants_scales() ? element_scales(q, scratch) : Tensor();
-  std::vector<std::uint8_t> changed;
-  const std::int64_t resets = oscillation_watch_.observe(values, quantised, scales, step, steps, changed);
-  for (std::size_t i = 0; i < changed.size() && resets > 0; ++i) {
-    if (changed[i] == 0) continue;
-    const auto r = static_cast<std::int64_t>(i);
-    const Tensor from = values.row_range(r, r + 1);
-    if (basis().enabled()) {
-      hadamard_inverse(from, basis(), signs, w.row_range(r, r + 1));
-    } else {
-      convert(from, w.row_range(r, r + 1));
-    }
+  const Tensor flagged = scratch.allocate(DType::I32, {w.rows()});
+  const std::int64_t resets = oscillation_watch_.observe(values, quantised, scales, step, steps, flagged);
+  if (resets > 0) {
+    if (basis().enabled()) hadamard_inverse(values, basis(), signs, values);
+    copy_flagged_rows(values, flagged, w);
   }
   return resets;
 }

@@ -53,8 +53,10 @@ const Names<Hadamard::Signs>& sign_names() {
 }
 
 const Names<ResidualMode>& residual_names() {
-  static const Names<ResidualMode> names = {
-      {"none", ResidualMode::None}, {"sparse", ResidualMode::Sparse}, {"dense", ResidualMode::Dense}};
+  static const Names<ResidualMode> names = {{"none", ResidualMode::None},
+                                            {"sparse", ResidualMode::Sparse},
+                                            {"dense", ResidualMode::Dense},
+                                            {"fused", ResidualMode::Fused}};
   return names;
 }
 

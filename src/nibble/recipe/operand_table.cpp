@@ -172,13 +172,36 @@ void check_nvfp4(const ConfigTable& table, const QuantSpec& q) {
   }
 }
 
+const char* carrier_refusal(ResidualMode residual) {
+  switch (residual) {
+    case ResidualMode::Sparse: return "cannot go with a sparse residual: the residual is a product of its own";
+    case ResidualMode::Dense: return "cannot go with a dense residual: the sum of both is a BF16 operand";
+    case ResidualMode::Fused: return "cannot go with a fused residual: the elements that hold both are E4M3 already";
+    case ResidualMode::None: break;
+  }
+  return "";
+}
+
+void check_fused(const ConfigTable& table, const QuantSpec& q) {
+  if (q.element != ElementFormat::E2M1) {
+    table.fail("clamp", fmt::format("a fused residual is for e2m1 elements, which E4M3 holds exactly, not for {}",
+                                    name_of(element_names(), q.element)));
+  }
+  if ((q.scale != ScaleRule::Absmax && q.scale != ScaleRule::AbsmaxPow2) ||
+      (q.granularity != Granularity::per_row() && q.granularity != Granularity::per_tensor())) {
+    table.fail("clamp",
+               "a fused residual is multiplied with the elements, from whose product the scales must be left out: it "
+               "needs scale = \"absmax\" or \"absmax-pow2\" and granularity = \"row\" or \"tensor\"");
+  }
+  if (q.trust_mask) {
+    table.fail("trust_mask", "cannot go with a fused residual: it marks what the e2m1 grid cuts off, which is kept");
+  }
+}
+
 void check_clamp(const ConfigTable& table, const QuantSpec& q, Operand operand) {
   if (q.clamp.residual == ResidualMode::None) return;
-  if (q.carrier != ElementFormat::BF16) {
-    table.fail("carrier", q.clamp.residual == ResidualMode::Sparse
-                              ? "cannot go with a sparse residual: the residual is a product of its own"
-                              : "cannot go with a dense residual: the sum of both is a BF16 operand");
-  }
+  if (q.carrier != ElementFormat::BF16) table.fail("carrier", carrier_refusal(q.clamp.residual));
+  if (q.clamp.residual == ResidualMode::Fused) check_fused(table, q);
   if (q.clamp.residual != ResidualMode::Sparse) return;
   if (operand != Operand::FpropX) table.fail("clamp", "a sparse residual is defined for fprop.x only");
   if (q.hadamard.enabled()) {

@@ -20,7 +20,7 @@ namespace nibble {
 class OscillationWatch {
  public:
   OscillationWatch() = default;  ///< never resets
-  OscillationWatch(const OscillationReset& spec, std::int64_t rows, std::int64_t cols);
+  OscillationWatch(const OscillationReset& spec, std::int64_t rows, std::int64_t cols, Device device = Device::Cpu);
 
   bool enabled() const { return spec_.enabled(); }
   /// Whether `observe` has something to do after step `step` of `steps`.
@@ -28,10 +28,10 @@ class OscillationWatch {
   /// Whether `observe` reads the scales.
   bool wants_scales() const { return spec_.criterion == OscillationReset::Criterion::Edge; }
   /// w as step `step` left it, Q(w), and the decode scale of every element (undefined unless wants_scales()), all F32
-  /// [rows, cols]. Once a window: sets the flagged elements of w to Q(w), marks in `changed` (one flag a row) the rows
-  /// that hold some, and returns how many elements were flagged.
+  /// [rows, cols] on the watch's device. Once a window: sets the flagged elements of w to Q(w), counts those of each
+  /// row in `flagged` (I32 [rows]; untouched in other steps) and returns how many there were in all.
   std::int64_t observe(const Tensor& w, const Tensor& quantised, const Tensor& scales, std::int64_t step,
-                       std::int64_t steps, std::vector<std::uint8_t>& changed);
+                       std::int64_t steps, const Tensor& flagged);
 
   void visit_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f);
 

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "nibble/recipe/columns.h"
+#include "nibble/tensor/device.h"
 
 namespace nibble {
 
@@ -18,13 +19,22 @@ std::int64_t chosen_count(const OutlierChannels& spec, std::int64_t channels) {
 
 }  // namespace
 
-OutlierSelection::OutlierSelection(const OutlierChannels& spec, std::int64_t channels)
-    : spec_(spec), norms_(DType::F32, {channels}), channels_(DType::I32, {chosen_count(spec, channels)}) {
-  std::fill_n(channels_.view().data<std::int32_t>(), channels_.view().numel(), -1);
+OutlierSelection::OutlierSelection(const OutlierChannels& spec, std::int64_t channels, Device device)
+    : spec_(spec),
+      norms_(DType::F32, {channels}, device),
+      channels_(DType::I32, {chosen_count(spec, channels)}, device) {
+  const std::vector<std::int32_t> none(static_cast<std::size_t>(channels_.view().numel()), -1);
+  copy(Tensor::of(none.data(), {channels_.view().numel()}), channels_);
 }
 
 bool OutlierSelection::chosen() const {
-  return channels_.view().defined() && channels_.view().numel() > 0 && channels_.view().data<std::int32_t>()[0] >= 0;
+  if (!channels_.view().defined() || channels_.view().numel() == 0) return false;
+  if (!chosen_.has_value()) {
+    std::int32_t first = -1;
+    copy(Tensor(channels_.view().raw(), DType::I32, {1}, channels_.view().device()), Tensor::of(&first, {1}));
+    chosen_ = first >= 0;
+  }
+  return *chosen_;
 }
 
 void OutlierSelection::observe(const Tensor& x, std::int64_t step) {
@@ -34,23 +44,22 @@ void OutlierSelection::observe(const Tensor& x, std::int64_t step) {
 
 void OutlierSelection::finish_step(std::int64_t step) {
   if (!spec_.enabled() || step < spec_.last_step || chosen()) return;
-  const float* norm = norms_.view().data<float>();
-  const std::int64_t channels = norms_.view().numel();
+  const OwnedTensor norms = copy_to(norms_, Device::Cpu);
+  const float* norm = norms.view().data<float>();
+  const std::int64_t channels = norms.view().numel();
   if (std::all_of(norm, norm + channels, [](float n) { return n == 0; })) return;
   std::vector<std::int32_t> order(static_cast<std::size_t>(channels));
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return norm[a] > norm[b]; });
   order.resize(static_cast<std::size_t>(channels_.view().numel()));
   std::sort(order.begin(), order.end());
-  std::copy(order.begin(), order.end(), channels_.view().data<std::int32_t>());
+  copy(Tensor::of(order.data(), {channels_.view().numel()}), channels_);
+  chosen_.reset();
 }
 
 Tensor OutlierSelection::others(Arena& arena) const {
   const Tensor factors = arena.allocate(DType::F32, {norms_.view().numel()});
-  float* factor = factors.data<float>();
-  std::fill_n(factor, factors.numel(), 1.0f);
-  const std::int32_t* channel = channels().data<std::int32_t>();
-  for (std::int64_t j = 0; j < channels().numel(); ++j) factor[channel[j]] = 0;
+  hiding_factors(channels(), factors);
   return factors;
 }
 
@@ -58,6 +67,7 @@ void OutlierSelection::visit_state(const std::function<void(const std::string& n
   if (!spec_.enabled()) return;
   f("outlier_norms", norms_);
   f("outlier_channels", channels_);
+  chosen_.reset();
 }
 
 }  // namespace nibble

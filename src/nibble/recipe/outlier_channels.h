@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "nibble/recipe/recipe.h"
 #include "nibble/tensor/tensor.h"
@@ -14,7 +15,7 @@ namespace nibble {
 class OutlierSelection {
  public:
   OutlierSelection() = default;  ///< never chooses
-  OutlierSelection(const OutlierChannels& spec, std::int64_t channels);
+  OutlierSelection(const OutlierChannels& spec, std::int64_t channels, Device device = Device::Cpu);
 
   /// Counts x [T, K] (F32 or BF16), part of step `step`'s batch.
   void observe(const Tensor& x, std::int64_t step);
@@ -22,7 +23,7 @@ class OutlierSelection {
   void finish_step(std::int64_t step);
 
   bool chosen() const;
-  /// I32 [m], ascending; all -1 before the choice.
+  /// I32 [m] on the device that was given, ascending; all -1 before the choice.
   const Tensor& channels() const { return channels_.view(); }
   /// F32 [K]: 0 for a chosen channel, else 1. As a factor of the columns it hides the channels from a quantiser.
   Tensor others(Arena& arena) const;
@@ -33,6 +34,8 @@ class OutlierSelection {
   OutlierChannels spec_;
   OwnedTensor norms_;     // F32 [K], squared
   OwnedTensor channels_;  // I32 [m]
+  // Whether channels_ holds a choice. Asked of the device once, and again when a checkpoint may have been read into it.
+  mutable std::optional<bool> chosen_;
 };
 
 }  // namespace nibble

@@ -2,6 +2,10 @@
 // where, and what to do; the command exits with 2. Anything else that is thrown is a failure of ours: exit 1.
 #pragma once
 
+// fmt 9 gives up constexpr under nvcc, but not the check of format strings, which needs it.
+#if defined(__CUDACC__) && !defined(FMT_USE_CONSTEXPR)
+#define FMT_USE_CONSTEXPR 1
+#endif
 #include <fmt/core.h>
 
 #include <stdexcept>

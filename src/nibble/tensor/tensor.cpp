@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "nibble/tensor/cuda/memory.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
@@ -62,6 +63,12 @@ Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
   return Tensor(base, dtype_, {end - begin, cols()}, device_);
 }
 
+Tensor Tensor::elements(std::int64_t begin, std::int64_t end) const {
+  require(0 <= begin && begin <= end && end <= numel(), "elements [{}, {}) of {}", begin, end, to_string(*this));
+  auto* base = static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin) * dtype_size(dtype_);
+  return Tensor(base, dtype_, {end - begin}, device_);
+}
+
 std::string to_string(const Tensor& tensor) {
   std::string text = fmt::format("{} [", dtype_name(tensor.dtype()));
   for (int i = 0; i < tensor.dims(); ++i) text += fmt::format("{}{}", i == 0 ? "" : ", ", tensor.dim(i));
@@ -69,6 +76,7 @@ std::string to_string(const Tensor& tensor) {
 }
 
 void fill_zero(const Tensor& tensor) {
+  if (tensor.device() == Device::Cuda) return cuda::fill_zero(tensor);
   auto* p = static_cast<std::byte*>(tensor.raw());
   parallel_for(static_cast<std::int64_t>(tensor.bytes()), 1 << 20,
                [&](std::int64_t b, std::int64_t e) { std::memset(p + b, 0, static_cast<std::size_t>(e - b)); });
@@ -86,7 +94,9 @@ NIBBLE_SIMD void to_f32(const bf16* from, float* to, std::int64_t n) {
 }  // namespace
 
 void convert(const Tensor& from, const Tensor& to) {
-  require(from.numel() == to.numel(), "convert: {} to {}", to_string(from), to_string(to));
+  require(from.numel() == to.numel() && from.device() == to.device(), "convert: {} to {}", to_string(from),
+          to_string(to));
+  if (from.device() == Device::Cuda) return cuda::convert(from, to);
   parallel_for(from.numel(), 1 << 15, [&](std::int64_t b, std::int64_t e) {
     const std::int64_t n = e - b;
     if (from.dtype() == to.dtype()) {
@@ -103,14 +113,17 @@ void convert(const Tensor& from, const Tensor& to) {
 }
 
 Buffer::Buffer(std::size_t bytes, Device device) : bytes_(bytes), device_(device) {
-  require(device == Device::Cpu, "no {} memory in this build", device_name(device));
+  if (device == Device::Cuda) {
+    data_ = std::unique_ptr<void, Free>(cuda::allocate(bytes), Free{device});
+    return;
+  }
   const std::size_t rounded = (bytes + 63) / 64 * 64;
   void* p = std::aligned_alloc(64, rounded == 0 ? 64 : rounded);
   if (p == nullptr) throw std::bad_alloc();
   data_ = std::unique_ptr<void, Free>(p, Free{device});
 }
 
-void Buffer::Free::operator()(void* p) const { std::free(p); }
+void Buffer::Free::operator()(void* p) const { device == Device::Cuda ? cuda::free(p) : std::free(p); }
 
 OwnedTensor::OwnedTensor(DType dtype, std::initializer_list<std::int64_t> shape, Device device)
     : OwnedTensor(dtype, std::span<const std::int64_t>(shape.begin(), shape.size()), device) {}

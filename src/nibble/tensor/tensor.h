@@ -78,6 +78,8 @@ class Tensor {
   Tensor reshape(std::initializer_list<std::int64_t> shape) const;
   /// Rows [begin, end) of the matrix view, as a matrix [end - begin, cols].
   Tensor row_range(std::int64_t begin, std::int64_t end) const;
+  /// Elements [begin, end) in memory order, as a vector.
+  Tensor elements(std::int64_t begin, std::int64_t end) const;
 
  private:
   void* data_ = nullptr;

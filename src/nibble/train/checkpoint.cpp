@@ -1,6 +1,7 @@
 #include "nibble/train/checkpoint.h"
 
 #include <algorithm>
+#include <deque>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
 #include "nibble/io/safetensors.h"
+#include "nibble/tensor/device.h"
 
 namespace nibble {
 
@@ -77,6 +79,19 @@ AlarmState parse_alarms(const nlohmann::json& json) {
   return alarms;
 }
 
+/// Tensors where they can be written to a file from: those of a GPU are copied, and live as long as this object.
+class OnCpu {
+ public:
+  Tensor operator()(const Tensor& tensor) {
+    if (tensor.device() == Device::Cpu) return tensor;
+    copies_.push_back(copy_to(tensor, Device::Cpu));
+    return copies_.back();
+  }
+
+ private:
+  std::deque<OwnedTensor> copies_;
+};
+
 std::string file_checksum(const fs::path& path) { return hex64(xxh3_64(MappedFile(path).bytes())); }
 
 }  // namespace
@@ -88,18 +103,21 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
   remove_leftovers(destination);
   AtomicDirectory directory(destination, Existing::Replace);
 
+  OnCpu on_cpu;
   std::vector<SafetensorsEntry> weights;
-  for_each_part(model,
-                [&](const std::string& name, const Tensor& rows) { weights.push_back(safetensors_entry(name, rows)); });
+  for_each_part(model, [&](const std::string& name, const Tensor& rows) {
+    weights.push_back(safetensors_entry(name, on_cpu(rows)));
+  });
   const std::uint64_t model_sum = write_safetensors(directory.path() / kModelFile, weights, {{"format", "pt"}});
   std::vector<SafetensorsEntry> states;
-  optimizer.visit([&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, t)); });
+  optimizer.visit(
+      [&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, on_cpu(t))); });
   const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
 
   nlohmann::json checksums = {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}};
   std::vector<SafetensorsEntry> recipe_state;
   model.visit_linear_state(
-      [&](const std::string& name, const Tensor& t) { recipe_state.push_back(safetensors_entry(name, t)); });
+      [&](const std::string& name, const Tensor& t) { recipe_state.push_back(safetensors_entry(name, on_cpu(t))); });
   if (!recipe_state.empty()) {
     checksums[kRecipeFile] = hex64(write_safetensors(directory.path() / kRecipeFile, recipe_state));
   }

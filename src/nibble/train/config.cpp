@@ -8,6 +8,7 @@ namespace nibble {
 namespace {
 const std::vector<std::pair<const char*, OptimizerKind>> kOptimizers = {{"adamw", OptimizerKind::AdamW},
                                                                         {"adamw-fp8", OptimizerKind::AdamWFp8}};
+const std::vector<std::pair<const char*, Device>> kDevices = {{"cpu", Device::Cpu}, {"cuda", Device::Cuda}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
 }  // namespace
 
@@ -28,6 +29,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   if (c.batch % c.micro_batch != 0) {
     train.fail("micro_batch", fmt::format("{} does not divide batch = {}", c.micro_batch, c.batch));
   }
+  c.device = train.choice("device", c.device, kDevices);
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
 
@@ -92,6 +94,7 @@ dir = "{}"
 steps = {}
 batch = {}
 micro_batch = {}
+device = "{}"
 seed = {}
 
 [optimizer]
@@ -115,10 +118,11 @@ quality_every = {}
 checkpoint_every = {}
 keep_checkpoints = {}
 )",
-                     c.data.string(), c.steps, c.batch, c.micro_batch, c.seed, name(kOptimizers, c.optimizer),
-                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
-                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
-                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
+                     c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device), c.seed,
+                     name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
+                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
+                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
+                     c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

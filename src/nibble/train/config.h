@@ -7,6 +7,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
+#include "nibble/tensor/tensor.h"
 #include "nibble/train/alarms.h"
 
 namespace nibble {
@@ -29,6 +30,7 @@ struct TrainConfig {
   std::int64_t steps = 0;
   std::int64_t batch = 0;        ///< sequences an optimizer step
   std::int64_t micro_batch = 0;  ///< sequences a pass; divides batch
+  Device device = Device::Cpu;   ///< where the run computes
   std::uint64_t seed = 1;        ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;

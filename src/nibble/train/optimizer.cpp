@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "nibble/tensor/device.h"
+
 namespace nibble {
 
 namespace {
@@ -15,8 +17,8 @@ class AdamWFp32 final : public Optimizer {
  public:
   explicit AdamWFp32(Llama& model) : model_(model) {
     for (const Parameter& p : model.parameters()) {
-      m_.emplace_back(DType::F32, p.value.shape());
-      v_.emplace_back(DType::F32, p.value.shape());
+      m_.emplace_back(DType::F32, p.value.shape(), model.device());
+      v_.emplace_back(DType::F32, p.value.shape(), model.device());
     }
   }
   void step(AdamWStep step) override {
@@ -40,10 +42,9 @@ class AdamWFp32 final : public Optimizer {
 
 class AdamWFp8 final : public Optimizer {
  public:
-  explicit AdamWFp8(Llama& model) : model_(model) {
+  explicit AdamWFp8(Llama& model) : model_(model), scratch_(model.device()) {
     for (const Parameter& p : model.parameters()) {
-      states_.push_back({Scaled(DType::F16, p.value.shape()), Scaled(DType::U8, p.value.shape()),
-                         Scaled(DType::F16, p.value.shape())});
+      states_.push_back({Scaled(DType::F16, p.value), Scaled(DType::U8, p.value), Scaled(DType::F16, p.value)});
     }
     parameters_changed();
   }
@@ -76,8 +77,10 @@ class AdamWFp8 final : public Optimizer {
  private:
   struct Scaled {
     OwnedTensor data, scale_inv;
-    Scaled(DType dtype, std::span<const std::int64_t> shape) : data(dtype, shape), scale_inv(DType::F32, {1}) {
-      scale_inv.view().data<float>()[0] = 1.0f;
+    Scaled(DType dtype, const Tensor& like)
+        : data(dtype, like.shape(), like.device()), scale_inv(DType::F32, {1}, like.device()) {
+      const float one = 1.0f;
+      copy(Tensor::of(&one, {1}), scale_inv);
     }
     ScaledTensor view() const { return {data, scale_inv}; }
   };

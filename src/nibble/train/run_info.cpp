@@ -54,6 +54,7 @@ std::string path_summary(const Llama& model, std::size_t product) {
 }
 
 double ideal_seconds_per_token(const Llama& model) {
+  if (model.device() == Device::Cuda) return 0;
   const MachinePeak& peak = machine_peak();
   const LlamaConfig& c = model.config();
   double seconds = 0;

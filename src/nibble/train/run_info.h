@@ -16,7 +16,7 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
 
 /// Seconds that the matrix products of one training token would take at this machine's measured peaks, each product on
 /// the path it takes (int8, BF16 or F32), attention in F32: the speed of light that progress is compared with. Known
-/// after the model's first pass.
+/// after the model's first pass. 0 on a GPU, whose peak is not measured.
 double ideal_seconds_per_token(const Llama& model);
 
 /// "int8", "bf16" or "f32" of a product, or a list where the layers differ.

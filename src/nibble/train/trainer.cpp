@@ -93,7 +93,7 @@ class Trainer {
         run_(std::move(run)),
         callbacks_(callbacks),
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
-        model_(config.model, recipe, config.seed),
+        model_(config.model, recipe, config.seed, DType::BF16, config.device),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms) {

@@ -1,14 +1,13 @@
-#include "nibble/ops/cross_entropy.h"
-
 #include <cmath>
 #include <limits>
 
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/lanes.h"
 #include "nibble/ops/cpu/vector_math.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 constexpr std::int64_t kBlock = 2048;  // 8 KiB of logits: the second look at a block finds it in L1
@@ -126,4 +125,4 @@ void cross_entropy_forward_backward(const Tensor& logits, const Tensor& targets,
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -1,11 +1,10 @@
-#include "nibble/ops/embedding.h"
-
 #include <cstring>
 
+#include "nibble/ops/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 NIBBLE_SIMD void copy_row(const float* from, bf16* to, std::int64_t d) {
@@ -90,4 +89,4 @@ void embedding_backward(const Tensor& tokens, const Tensor& dx, const Tensor& dt
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

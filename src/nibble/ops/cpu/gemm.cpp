@@ -1,8 +1,7 @@
-#include "nibble/ops/gemm.h"
-
 #include <algorithm>
 #include <optional>
 
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/dnnl_matmul.h"
 #include "nibble/ops/cpu/gemm_block.h"
 #include "nibble/ops/cpu/gemm_decode.h"
@@ -21,29 +20,8 @@
 //
 // The tiles of float sums follow from the shape alone, so the sums are the same bits for any number of threads.
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
-
-using cpu::block_dot_kernels;
-using cpu::block_dot_length;
-using cpu::decode_outer;
-using cpu::decode_scratch;
-using cpu::decode_stored;
-using cpu::Epilogue;
-using cpu::exact_in_bf16;
-using cpu::fill_outer_scales;
-using cpu::gemm_block;
-using cpu::has_inner_scales;
-using cpu::inner_extent;
-using cpu::integer_codes;
-using cpu::kMaxTileCols;
-using cpu::MatmulPacker;
-using cpu::MatmulType;
-using cpu::native_bf16;
-using cpu::outer_extent;
-using cpu::PackedMatmul;
-using cpu::store_tile;
-using cpu::ThreadScratch;
 
 struct Shape {
   std::int64_t m, n, k;
@@ -254,16 +232,6 @@ class Product {
 
 }  // namespace
 
-const char* gemm_path_name(GemmPath path) {
-  switch (path) {
-    case GemmPath::Int8: return "int8";
-    case GemmPath::Int8Block: return "int8 by block";
-    case GemmPath::Bf16: return "bf16";
-    case GemmPath::F32: return "f32";
-  }
-  return "?";
-}
-
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
   if (is_four_bit(a.matrix.element) && is_four_bit(b.matrix.element)) {
     const std::int64_t product = integer_codes(a.matrix.element).largest * integer_codes(b.matrix.element).largest;
@@ -280,7 +248,6 @@ void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulat
   require(c.dims() == 2 && c.dim(0) == s.m && c.dim(1) == s.n, "gemm: product is [{}, {}], C is {}", s.m, s.n,
           to_string(c));
   require(c.dtype() == DType::F32 || c.dtype() == DType::BF16, "gemm: C is {}, not F32 or BF16", to_string(c));
-  require(c.device() == Device::Cpu, "gemm: no {} backend in this build", device_name(c.device()));
   if (s.m == 0 || s.n == 0) return;
   if (s.k == 0) {
     if (accumulate == Accumulate::Overwrite) fill_zero(c);
@@ -297,14 +264,20 @@ void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulat
   epilogue.accumulate = accumulate;
   epilogue.scale_a = scale_a;
   epilogue.scale_b = scale_b;
-  switch (gemm_path(a, b)) {
+  switch (cpu::gemm_path(a, b)) {
     case GemmPath::Int8:
       Product<std::uint8_t, std::int8_t, std::int32_t>(MatmulType::U8S8, a, b, s, epilogue, scratch).run();
       break;
     case GemmPath::Int8Block: gemm_block(a, b, epilogue, block_dot_kernels().front(), scratch); break;
     case GemmPath::Bf16: Product<bf16, bf16, float>(MatmulType::Bf16, a, b, s, epilogue, scratch).run(); break;
     case GemmPath::F32: Product<float, float, float>(MatmulType::F32, a, b, s, epilogue, scratch).run(); break;
+    case GemmPath::Fp8: break;  // never chosen here
   }
 }
 
-}  // namespace nibble
+void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b, const Tensor& c, Arena& scratch) {
+  if (addend.raw() != c.raw()) convert(addend, c);
+  cpu::gemm(a, b, c, Accumulate::Add, scratch);
+}
+
+}  // namespace nibble::cpu

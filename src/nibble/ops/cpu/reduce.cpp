@@ -1,13 +1,12 @@
-#include "nibble/ops/reduce.h"
-
 #include <atomic>
 #include <vector>
 
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/lanes.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 constexpr std::int64_t kGrain = 1 << 15;  // 128 KiB of F32: hides the scheduling, stays in L2
@@ -96,4 +95,4 @@ std::int64_t first_non_finite(const Tensor& x) {
   return first == n ? -1 : first.load();
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -1,12 +1,11 @@
-#include "nibble/ops/rmsnorm.h"
-
 #include <cmath>
 
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/lanes.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 template <class X, class Y>
@@ -116,4 +115,4 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -1,11 +1,10 @@
-#include "nibble/ops/rope.h"
-
 #include <cmath>
 
+#include "nibble/ops/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 // Consecutive heads of one token. `direction` is 1 for the rotation, -1 for its transpose.
@@ -87,4 +86,4 @@ void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads
   rotate_rows(dqkv, heads, kv_heads, cos, sin, -1.0f);
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

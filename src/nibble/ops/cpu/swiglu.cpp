@@ -1,10 +1,9 @@
-#include "nibble/ops/swiglu.h"
-
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/vector_math.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 template <class X, class Y>
@@ -92,4 +91,4 @@ void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_ga
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -1,11 +1,11 @@
 #include <cstring>
 
+#include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/row_convert.h"
-#include "nibble/ops/spmm.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/transpose_block.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 // A block is read a row at a time into L1 (16 KiB of F32) and written from there. Long rows are read faster, and a
@@ -46,8 +46,6 @@ void transpose_typed(const From* from, To* to, std::int64_t rows, std::int64_t c
 void transpose(const Tensor& from, const Tensor& to) {
   require(from.dims() == 2 && to.dims() == 2 && from.dim(0) == to.dim(1) && from.dim(1) == to.dim(0),
           "transpose: {} to {}", to_string(from), to_string(to));
-  require(from.device() == Device::Cpu && to.device() == Device::Cpu, "transpose: {} to {}", to_string(from),
-          to_string(to));
   dispatch_float(from.dtype(), [&](auto* f) {
     dispatch_float(to.dtype(), [&](auto* t) {
       using From = std::remove_pointer_t<decltype(f)>;
@@ -57,4 +55,4 @@ void transpose(const Tensor& from, const Tensor& to) {
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

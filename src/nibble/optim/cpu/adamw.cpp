@@ -1,10 +1,11 @@
 #include "nibble/optim/adamw.h"
 
-#include "nibble/optim/cpu/adamw_element.h"
+#include "nibble/optim/adamw_element.h"
+#include "nibble/optim/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 NIBBLE_SIMD void update(float* __restrict p, const float* grad, float* __restrict m, float* __restrict v,
@@ -27,4 +28,4 @@ void adamw_step(const Tensor& param, const Tensor& grad, const Tensor& m, const 
                [&](std::int64_t b, std::int64_t e) { update(p + b, g + b, first + b, second + b, factors, e - b); });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -4,11 +4,12 @@
 
 #include "nibble/numerics/fp16.h"
 #include "nibble/numerics/fp8.h"
-#include "nibble/optim/cpu/adamw_element.h"
+#include "nibble/optim/adamw_element.h"
+#include "nibble/optim/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 namespace {
 
 constexpr std::int64_t kGrain = 1 << 15;
@@ -188,4 +189,4 @@ void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor&
   *v_inv = v_scale.inv;
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+#include "nibble/quant/backend.h"
 #include "nibble/quant/cpu/encode.h"
 #include "nibble/tensor/parallel.h"
 
@@ -279,12 +280,12 @@ void hadamard_signs(const Hadamard& transform, const RandomStream& stream, float
   }
 }
 
-void hadamard_forward(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
+void cpu::hadamard_forward(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
   const quant_cpu::HadamardRow hadamard(transform, stream);
   for_rows(x, transform.group, out, [&](float* y, std::int64_t n) { hadamard.forward(y, n); });
 }
 
-void hadamard_inverse(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
+void cpu::hadamard_inverse(const Tensor& x, const Hadamard& transform, const RandomStream& stream, const Tensor& out) {
   const quant_cpu::HadamardRow hadamard(transform, stream);
   for_rows(x, transform.group, out, [&](float* y, std::int64_t n) { hadamard.inverse(y, n); });
 }

@@ -120,6 +120,13 @@ bool fits_bf16_rows(const Job& job) {
          (!clamp.enabled() || (clamp.per_row && clamp.residual != ResidualMode::Dense));
 }
 
+namespace {
+
+/// A BF16 value's key as that of the float.
+std::int32_t widened_key(std::int16_t key) { return key * 65536 + (key < 0 ? 0xFFFF : 0); }
+
+}  // namespace
+
 void encode_bf16_rows(const Job& job) {
   const std::int64_t n = job.cols();
   const bool clamp = job.spec.clamp.enabled();
@@ -136,6 +143,7 @@ void encode_bf16_rows(const Job& job) {
       if (clamp) {
         to_keys(x, n, keys.get());
         const KeyBounds<std::int16_t> bounds = search(keys.get());
+        job.row_bounds[r] = {widened_key(bounds.low), widened_key(bounds.high)};
         clamp_bf16_keys(keys.get(), bounds.low, bounds.high, n, clamped.get(), outside.get());
         if (job.residual.enabled()) job.residual.write(r, x, clamped.get(), outside.get(), found.get());
         x = clamped.get();

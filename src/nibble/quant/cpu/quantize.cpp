@@ -3,6 +3,7 @@
 
 #include "nibble/quant/backend.h"
 #include "nibble/quant/cpu/carrier.h"
+#include "nibble/quant/cpu/fused.h"
 #include "nibble/quant/cpu/passes.h"
 #include "nibble/quant/cpu/validate.h"
 
@@ -94,8 +95,16 @@ void encode_all(Job& job, Arena& arena) {
   job.q.residual = job.residual.finish();
 }
 
-/// The elements in another form: in a carrier's, or in BF16 with the dense residual added.
+/// The elements in another form: in a carrier's, in BF16 with the dense residual added, or in E4M3 with the fused one.
 QTensor empty_form(const Source& source, const QuantSpec& spec, Arena& arena) {
+  if (spec.clamp.residual == ResidualMode::Fused) {
+    QTensor q = empty_result(source, ElementFormat::E4M3, spec.granularity, ScaleFormat::F32);
+    q.hadamard = spec.hadamard;
+    q.element_granularity = spec.granularity;
+    allocate_parts(q, false, arena);
+    q.element_scales = q.scales;
+    return q;
+  }
   const bool carried = spec.carrier != ElementFormat::BF16;
   QTensor q = carried ? empty_result(source, spec.carrier, Granularity::per_tensor(), ScaleFormat::F32)
                       : empty_result(source, ElementFormat::BF16, {}, ScaleFormat::None);
@@ -117,7 +126,8 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
     reference.emplace(context.reference, false, unfolded, spec.transposed, spec.hadamard);
   }
   const bool dense = spec.clamp.residual == ResidualMode::Dense;
-  const bool another_form = dense || spec.carrier != ElementFormat::BF16;
+  const bool fused = spec.clamp.residual == ResidualMode::Fused;
+  const bool another_form = dense || fused || spec.carrier != ElementFormat::BF16;
   QTensor elements = empty_elements(source, spec);
   QTensor form;
   if (another_form) {
@@ -130,6 +140,7 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
   if (another_form) {
     allocate_parts(elements, false, arena);
     elements.mask = form.mask;
+    if (fused) elements.scales = form.scales;
   }
   if (source.rows() * source.cols() == 0) {
     QTensor& empty = another_form ? form : elements;
@@ -147,6 +158,10 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
   }
   encode_all(job, arena);
   if (!another_form) return elements;
+  if (fused) {
+    fuse_residual(job, form);
+    return form;
+  }
   copy_element_scales(elements, form);
   if (dense) {
     add_dense_residual(job, form);

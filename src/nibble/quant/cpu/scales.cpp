@@ -58,15 +58,6 @@ NIBBLE_SIMD void pow2_scales(const AmaxBits* __restrict amax, std::int64_t n, fl
   }
 }
 
-/// E8M0 from the exponent of amax (that of the smallest normal for subnormals, which then clamps to -127), less
-/// `below`, plus one from the mantissa `up` on, less one under the mantissa `down`. Mantissas are the 23 stored bits.
-struct Pow2Rounding {
-  std::int32_t below = 0;
-  std::int32_t up = 1 << 23;  ///< never
-  std::int32_t down = 0;      ///< never
-  float factor = 1;           ///< on the multiplier
-};
-
 NIBBLE_SIMD void e8m0_scales(const AmaxBits* __restrict amax, std::int64_t n, Pow2Rounding rule,
                              std::uint8_t* __restrict scale, float* __restrict multiplier) {
   for (std::int64_t i = 0; i < n; ++i) {
@@ -88,23 +79,6 @@ std::int32_t least_mantissa(std::uint64_t square) {
     if (2 * static_cast<std::uint64_t>(trial * trial) < square) below = trial;
   }
   return static_cast<std::int32_t>(below + 1 - (1 << 23));
-}
-
-Pow2Rounding pow2_rounding(ScaleRule rule, float element_max) {
-  const std::uint32_t bits = float_bits(element_max);
-  const auto mantissa = static_cast<std::int32_t>(bits & 0x007F'FFFF);
-  Pow2Rounding result;
-  result.below = static_cast<std::int32_t>(bits >> 23) - 127;
-  if (rule == ScaleRule::RangeMatch34) result.factor = 0.75f;
-  if (rule == ScaleRule::Ceil6) result.up = mantissa + 1;
-  if (rule == ScaleRule::Nearest6) {
-    // With mantissas a of amax and m of max the rounded logarithm of a / m is 1 from m sqrt(2) on, -1 under m /
-    // sqrt(2).
-    const std::uint64_t m = (1u << 23) + static_cast<std::uint64_t>(mantissa);
-    result.up = least_mantissa(4 * m * m);
-    result.down = least_mantissa(m * m);
-  }
-  return result;
 }
 
 /// The clipping scale of QuEST: c = (2.92247856 / 6) std + 1e-8.
@@ -244,6 +218,23 @@ void equal_blocks(ScaleRule rule, float max, const BlockStatistics& s, std::int6
 }
 
 }  // namespace
+
+Pow2Rounding pow2_rounding(ScaleRule rule, float element_max) {
+  const std::uint32_t bits = float_bits(element_max);
+  const auto mantissa = static_cast<std::int32_t>(bits & 0x007F'FFFF);
+  Pow2Rounding result;
+  result.below = static_cast<std::int32_t>(bits >> 23) - 127;
+  if (rule == ScaleRule::RangeMatch34) result.factor = 0.75f;
+  if (rule == ScaleRule::Ceil6) result.up = mantissa + 1;
+  if (rule == ScaleRule::Nearest6) {
+    // With mantissas a of amax and m of max the rounded logarithm of a / m is 1 from m sqrt(2) on, -1 under m /
+    // sqrt(2).
+    const std::uint64_t m = (1u << 23) + static_cast<std::uint64_t>(mantissa);
+    result.up = least_mantissa(4 * m * m);
+    result.down = least_mantissa(m * m);
+  }
+  return result;
+}
 
 NIBBLE_SIMD AmaxBits amax_of(const float* y, std::int64_t n) {
   AmaxBits m = 0;

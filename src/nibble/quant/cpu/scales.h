@@ -37,6 +37,17 @@ struct BlockStatistics {
 /// The stored scales at stored[first, first + n) (F32 or U8, by the rule) and what elements are multiplied by.
 void block_scales(ScaleRule rule, ElementFormat element, const BlockStatistics& statistics, std::int64_t n,
                   const Tensor& stored, std::int64_t first, float* multiplier);
+/// E8M0 from the exponent of amax (that of the smallest normal for subnormals, which then clamps to -127), less
+/// `below`, plus one from the mantissa `up` on, less one under the mantissa `down`. Mantissas are the 23 stored bits.
+struct Pow2Rounding {
+  std::int32_t below = 0;
+  std::int32_t up = 1 << 23;  ///< never
+  std::int32_t down = 0;      ///< never
+  float factor = 1;           ///< on the multiplier
+};
+
+/// For OcpFloor, Ceil6, Nearest6 and RangeMatch34.
+Pow2Rounding pow2_rounding(ScaleRule rule, float element_max);
 /// A factor on all values of the tensor that the rule keeps apart from its scales.
 float constant_factor(ScaleRule rule);
 

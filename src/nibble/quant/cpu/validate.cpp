@@ -92,6 +92,15 @@ void validate(const Tensor& x, const QuantSpec& spec, const QuantizeContext& con
             "a dense residual is what a clamp cuts off elements that take a scale");
     require(!carried, "a dense residual makes a BF16 operand, which takes no carrier");
   }
+  if (spec.clamp.residual == ResidualMode::Fused) {
+    require(spec.clamp.enabled() && spec.element == ElementFormat::E2M1,
+            "a fused residual is what a clamp cuts off E2M1 elements, all of which E4M3 holds exactly");
+    require((spec.scale == ScaleRule::Absmax || spec.scale == ScaleRule::AbsmaxPow2) &&
+                (spec.granularity == Granularity::per_row() || spec.granularity == Granularity::per_tensor()),
+            "a fused residual is for an absmax scale a row or of the tensor, which leaves the product of the elements");
+    require(!carried, "a fused residual makes E4M3 elements, which take no carrier");
+    require(!spec.trust_mask, "a trust mask marks what the E2M1 grid cuts off, which a fused residual keeps");
+  }
 }
 
 }  // namespace nibble::quant_cpu

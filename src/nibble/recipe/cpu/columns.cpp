@@ -1,11 +1,14 @@
 #include "nibble/recipe/columns.h"
 
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
+#include "nibble/recipe/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 
 namespace {
 
@@ -90,4 +93,22 @@ void add_column_squares(const Tensor& x, const Tensor& sums) {
   });
 }
 
-}  // namespace nibble
+void hiding_factors(const Tensor& columns, const Tensor& factors) {
+  float* factor = factors.data<float>();
+  std::fill_n(factor, factors.numel(), 1.0f);
+  const std::int32_t* column = columns.data<std::int32_t>();
+  for (std::int64_t j = 0; j < columns.numel(); ++j) factor[column[j]] = 0;
+}
+
+void first_columns(const Tensor& x, const Tensor& out) {
+  require(x.dtype() == out.dtype() && x.rows() == out.rows() && out.cols() <= x.cols(), "first_columns of {} into {}",
+          to_string(x), to_string(out));
+  const std::size_t from_row = static_cast<std::size_t>(x.cols()) * dtype_size(x.dtype());
+  const std::size_t to_row = static_cast<std::size_t>(out.cols()) * dtype_size(x.dtype());
+  for (std::size_t r = 0; r < static_cast<std::size_t>(out.rows()); ++r) {
+    std::memcpy(static_cast<std::byte*>(out.raw()) + r * to_row, static_cast<const std::byte*>(x.raw()) + r * from_row,
+                to_row);
+  }
+}
+
+}  // namespace nibble::cpu

@@ -3,10 +3,11 @@
 #include <cmath>
 #include <vector>
 
+#include "nibble/recipe/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 
 namespace {
 
@@ -102,4 +103,4 @@ double sum_of_distances(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

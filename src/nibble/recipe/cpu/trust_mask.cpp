@@ -1,9 +1,10 @@
 #include "nibble/recipe/trust_mask.h"
 
+#include "nibble/recipe/backend.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
-namespace nibble {
+namespace nibble::cpu {
 
 namespace {
 
@@ -38,4 +39,4 @@ void apply_trust_mask(const Tensor& gradient, const Tensor& mask) {
   });
 }
 
-}  // namespace nibble
+}  // namespace nibble::cpu

@@ -1,9 +1,16 @@
-// The AdamW update of one parameter, shared by the storage variants so that they differ in storage alone.
+// The AdamW update of one parameter, shared by the storage variants and the devices so that they differ in storage
+// alone.
 #pragma once
 
 #include <cmath>
 
 #include "nibble/optim/adamw.h"
+
+#if defined(__CUDACC__)
+#define NIBBLE_ADAMW_FN __host__ __device__ __forceinline__
+#else
+#define NIBBLE_ADAMW_FN [[gnu::always_inline]] inline
+#endif
 
 namespace nibble {
 
@@ -35,7 +42,7 @@ inline AdamWFactors adamw_factors(const AdamWStep& s) {
           s.eps};
 }
 
-[[gnu::always_inline]] inline void adamw_element(const AdamWFactors& f, float grad, float& p, float& m, float& v) {
+NIBBLE_ADAMW_FN void adamw_element(const AdamWFactors& f, float grad, float& p, float& m, float& v) {
   const float g = grad * f.grad_scale;
   m = f.beta1 * m + f.rest1 * g;
   v = f.beta2 * v + f.rest2 * g * g;

@@ -1,0 +1,110 @@
+// Quantisers on the GPU: GB/s of the matrix read once and codes, scales and residual written once, and the share of a
+// device-to-device copy's rate in the same run (of_copy).
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+
+#include "bench/cuda_rate.h"
+#include "nibble/quant/quantize.h"
+#include "tests/quant/quantiser.h"
+
+namespace nibble::bench {
+namespace {
+
+constexpr std::uint64_t kSeed = 1;
+
+OwnedTensor normal_on_gpu(DType dtype, std::int64_t rows, std::int64_t cols) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  OwnedTensor x(DType::F32, {rows, cols});
+  float* values = x.view().data<float>();
+  constexpr std::int64_t kDistinct = std::int64_t{1} << 20;
+  for (std::int64_t i = 0; i < x.view().numel(); ++i)
+    values[i] = i < kDistinct ? normal(random) : values[i - kDistinct];
+  OwnedTensor y(dtype, {rows, cols});
+  convert(x, y);
+  return copy_to(y, Device::Cuda);
+}
+
+QuantSpec with(QuantSpec spec, const std::function<void(QuantSpec&)>& change) {
+  change(spec);
+  return spec;
+}
+
+struct Case {
+  DType dtype = DType::BF16;
+  QuantSpec spec;
+  bool col_fold = false;
+};
+
+const std::map<std::string, Case>& cases() {
+  const auto per_row = quantiser(ElementFormat::E2M1, Granularity::per_row(), ScaleRule::Absmax);
+  const auto mxfp4 = quantiser(ElementFormat::E2M1, Granularity::block(1, 32), ScaleRule::Ceil6);
+  const auto nvfp4 = quantiser(ElementFormat::E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4);
+  const auto squares = quantiser(ElementFormat::E2M1, Granularity::block(16, 16), ScaleRule::Nvfp4);
+  const auto e4m3 = quantiser(ElementFormat::E4M3, Granularity::per_row(), ScaleRule::Absmax);
+  const auto transposed = [](QuantSpec& s) { s.transposed = true; };
+  const auto stochastic = [](QuantSpec& s) { s.rounding = Rounding::Stochastic; };
+  const auto rht = [](QuantSpec& s) { s.hadamard = {16, Hadamard::Signs::Vector}; };
+  const auto clamp = [](ResidualMode mode) { return [mode](QuantSpec& s) { s.clamp = {0.99, true, mode}; }; };
+  static const std::map<std::string, Case> all = {
+      {"rows_e2m1", {DType::BF16, per_row}},
+      {"rows_e2m1_f32", {DType::F32, per_row}},
+      {"rows_e2m1_transposed", {DType::BF16, with(per_row, transposed)}},
+      {"rows_e2m1_stochastic", {DType::BF16, with(per_row, stochastic)}},
+      {"rows_e2m1_clamp", {DType::BF16, with(per_row, clamp(ResidualMode::None))}},
+      {"rows_e2m1_clamp_sparse", {DType::BF16, with(per_row, clamp(ResidualMode::Sparse))}},
+      {"rows_e4m3_col_fold", {DType::BF16, e4m3, true}},
+      {"rows_e4m3_transposed", {DType::BF16, with(e4m3, transposed)}},
+      {"mxfp4", {DType::BF16, mxfp4}},
+      {"mxfp4_stochastic", {DType::BF16, with(mxfp4, stochastic)}},
+      {"mxfp4_transposed", {DType::BF16, with(mxfp4, transposed)}},
+      {"nvfp4", {DType::BF16, nvfp4}},
+      {"nvfp4_f32_16x16", {DType::F32, squares}},
+      {"nvfp4_stochastic", {DType::BF16, with(nvfp4, stochastic)}},
+      {"nvfp4_rht16", {DType::BF16, with(nvfp4, rht)}},
+      {"nvfp4_stochastic_transposed_rht16", {DType::BF16, with(with(with(nvfp4, stochastic), transposed), rht)}},
+  };
+  return all;
+}
+
+void quantise(benchmark::State& state, const Case& c) {
+  if (cuda_devices() == 0) return state.SkipWithError("no GPU here");
+  const std::int64_t rows = state.range(0);
+  const std::int64_t cols = state.range(1);
+  const OwnedTensor x = normal_on_gpu(c.dtype, rows, cols);
+  const OwnedTensor fold = normal_on_gpu(DType::F32, 1, cols);
+  QuantizeContext context;
+  context.random = {kSeed, 2, 3};
+  context.signs = {kSeed, 4, 5};
+  if (c.col_fold) context.col_fold = fold;
+  Arena arena(Device::Cuda);
+  double bytes = static_cast<double>(x.view().bytes());
+  {
+    const ArenaScope scope(arena);
+    const QTensor q = quantize(x, c.spec, context, arena);
+    bytes += static_cast<double>(stored_bytes(q));
+    // A column number and a value an outlier.
+    if (q.residual.defined()) bytes += 8.0 * (1 - c.spec.clamp.alpha) * 2 * static_cast<double>(x.view().numel());
+  }
+  measure_traffic(state, bytes, [&] {
+    const ArenaScope scope(arena);
+    quantize(x, c.spec, context, arena);
+  });
+}
+
+[[maybe_unused]] const bool kRegistered = [] {
+  for (const auto& [name, c] : cases()) {
+    benchmark::RegisterBenchmark(("cuda_quantise/" + name).c_str(), quantise, c)
+        ->Args({16384, 2048})
+        ->Args({16384, 5632})
+        ->Args({32768, 640})
+        ->Unit(benchmark::kMicrosecond)
+        ->UseManualTime();
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace nibble::bench

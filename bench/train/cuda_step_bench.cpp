@@ -1,0 +1,72 @@
+// A whole training step on the GPU by recipe: milliseconds, tokens/s, ratio to the BF16 step of the same run, model
+// FLOP/s, memory; then, from steps that wait after each op, where the time goes.
+#include <cuda_runtime.h>
+#include <fmt/core.h>
+
+#include <map>
+
+#include "bench/train/step_timer.h"
+#include "nibble/train/run_info.h"
+
+namespace nibble::bench {
+namespace {
+
+std::map<std::string, double> g_baseline_seconds;  // by model: of the first recipe that ran
+
+void cuda_step(benchmark::State& state, const char* model, std::int64_t sequences, const char* recipe_name) {
+  if (cuda_devices() == 0) return state.SkipWithError("no GPU here");
+  const std::string root = NIBBLE_SOURCE_DIR;
+  const LlamaConfig config = load_llama_config(root + "/models/" + model + ".toml");
+  const Recipe recipe = load_recipe(root + "/recipes/" + recipe_name + ".toml");
+  StepTimer timer(config, recipe, sequences, Device::Cuda);
+  timer.set_profiled(false);
+  timer.run(false);
+  timer.run(false);
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    seconds.push_back(timer.run(false));
+    state.SetIterationTime(seconds.back());
+  }
+  const double step_seconds = median(seconds);
+  g_baseline_seconds.try_emplace(config.name, step_seconds);
+  const double tokens = static_cast<double>(sequences * config.seq);
+  state.counters["tokens/s"] = tokens / step_seconds;
+  state.counters["vs_bf16"] = g_baseline_seconds[config.name] / step_seconds;
+  // Model FLOPs: 6 a weight of a product, 12 a layer, position and channel for causal attention, halved by the mask.
+  double products = static_cast<double>(config.vocab * config.width);
+  for (const Linear& linear : timer.model.linears()) products += static_cast<double>(linear.weights());
+  const double attention = 6.0 * static_cast<double>(config.layers * config.width * config.seq);
+  state.counters["TFLOP/s"] = (6.0 * products + attention) * tokens / step_seconds * 1e-12;
+  std::size_t free_bytes = 0;
+  std::size_t all_bytes = 0;
+  cudaMemGetInfo(&free_bytes, &all_bytes);
+  state.counters["GiB"] = static_cast<double>(all_bytes - free_bytes) / (1 << 30);
+
+  timer.set_profiled(true);
+  constexpr std::size_t kProfiled = 3;
+  for (std::size_t i = 0; i < kProfiled; ++i) timer.run(false);
+  double total = 0;
+  const std::string ops = by_op(timer.profile, kProfiled, total);
+  fmt::print(stderr, "  {} {} by op ({:.1f} ms): {}\n", config.name, recipe_name, 1e3 * total / kProfiled, ops);
+}
+
+#define NIBBLE_CUDA_STEP(MODEL, SEQUENCES, RECIPE, TAG)       \
+  BENCHMARK_CAPTURE(cuda_step, TAG, MODEL, SEQUENCES, RECIPE) \
+      ->Unit(benchmark::kMillisecond)                         \
+      ->UseManualTime()                                       \
+      ->Iterations(10)
+NIBBLE_CUDA_STEP("quartet-30m", 64, "bf16", quartet30m_bf16);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "fp8", quartet30m_fp8);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "fp4-direct", quartet30m_fp4_direct);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025", quartet30m_wang2025);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025-released", quartet30m_wang2025_released);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet", quartet30m_quartet);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "nvfp4", quartet30m_nvfp4);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet2", quartet30m_quartet2);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "bf16", llama1b_bf16);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "fp4-direct", llama1b_fp4_direct);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "wang2025", llama1b_wang2025);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "nvfp4", llama1b_nvfp4);
+
+}  // namespace
+}  // namespace nibble::bench

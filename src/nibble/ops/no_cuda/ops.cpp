@@ -1,0 +1,52 @@
+// What a build without CUDA answers.
+#include "nibble/ops/backend.h"
+
+namespace nibble::cuda {
+
+namespace {
+
+[[noreturn]] void refuse(const char* op) {
+  user_error(
+      "{}: this build has no CUDA backend; keep the tensors on the CPU, or build with a CUDA toolkit "
+      "(-DNIBBLE_CUDA=on)",
+      op);
+}
+
+}  // namespace
+
+void attention_forward(const AttentionShape&, const Tensor&, const Tensor&, const Tensor&, Arena&) {
+  refuse("attention_forward");
+}
+void attention_backward(const AttentionShape&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                        const Tensor&, Arena&) {
+  refuse("attention_backward");
+}
+std::string attention_backend(const AttentionShape&) { refuse("attention"); }
+void cross_entropy_forward(const Tensor&, const Tensor&, const Tensor&) { refuse("cross_entropy_forward"); }
+void cross_entropy_forward_backward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
+  refuse("cross_entropy_forward_backward");
+}
+void embedding_forward(const Tensor&, const Tensor&, const Tensor&) { refuse("embedding_forward"); }
+void embedding_backward(const Tensor&, const Tensor&, const Tensor&, Arena&) { refuse("embedding_backward"); }
+GemmPath gemm_path(const GemmOperand&, const GemmOperand&) { refuse("gemm_path"); }
+void gemm(const GemmOperand&, const GemmOperand&, const Tensor&, Accumulate, Arena&) { refuse("gemm"); }
+void gemm_onto(const Tensor&, const GemmOperand&, const GemmOperand&, const Tensor&, Arena&) { refuse("gemm_onto"); }
+double sum_of_squares(const Tensor&) { refuse("sum_of_squares"); }
+void scale_in_place(const Tensor&, float) { refuse("scale_in_place"); }
+void add_in_place(const Tensor&, const Tensor&) { refuse("add_in_place"); }
+std::int64_t first_non_finite(const Tensor&) { refuse("first_non_finite"); }
+void rmsnorm_forward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) { refuse("rmsnorm_forward"); }
+void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      Arena&) {
+  refuse("rmsnorm_backward");
+}
+void rope_tables(float, const Tensor&, const Tensor&) { refuse("rope_tables"); }
+void rope_forward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_forward"); }
+void rope_backward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_backward"); }
+void spmm_fprop(const CsrMatrix&, const Tensor&, const Tensor&) { refuse("spmm_fprop"); }
+void spmm_wgrad(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_wgrad"); }
+void transpose(const Tensor&, const Tensor&) { refuse("transpose"); }
+void swiglu_forward(const Tensor&, const Tensor&) { refuse("swiglu_forward"); }
+void swiglu_backward(const Tensor&, const Tensor&, const Tensor&) { refuse("swiglu_backward"); }
+
+}  // namespace nibble::cuda

@@ -1,0 +1,116 @@
+// One call of `quantize` on a GPU, as its passes share it.
+#pragma once
+
+#include "nibble/quant/cuda/source.cuh"
+#include "nibble/quant/quantize.h"
+#include "nibble/tensor/cuda/runtime.h"
+
+namespace nibble::quant_cuda {
+
+struct Job {
+  const QuantSpec& spec;
+  const QuantizeContext& context;
+  QTensor& q;
+  Arena& arena;  ///< for scratch, too
+  DType dtype = DType::F32;
+  /// y by rows: x, its transposed copy or its rotated one. Under a transform where the pass is one that can have it.
+  /// (Or x as it stands though y is its transpose, for encode_tiles.)
+  SourceView source;
+  const float* reference = nullptr;  ///< what Rounding::Reference rounds towards, transposed and rotated
+
+  std::int64_t rows() const { return q.rows; }
+  std::int64_t cols() const { return q.cols; }
+  std::uint64_t element_stride() const {
+    return context.element_stride != 0 ? context.element_stride : static_cast<std::uint64_t>(cols());
+  }
+  bool rotated() const { return source.hadamard.group > 0; }
+  template <class T>
+  T* scratch(std::int64_t n) const {
+    const std::int64_t words = (n * static_cast<std::int64_t>(sizeof(T)) + 3) / 4;
+    return static_cast<T*>(arena.allocate(DType::I32, {words}).raw());
+  }
+};
+
+/// Work items of eight columns that a row has when it is filled up to whole units.
+inline std::int64_t chunks_of_row(std::int64_t cols, std::int64_t unit = 8) {
+  return (cols + unit - 1) / unit * unit / 8;
+}
+
+inline unsigned blocks_for(std::int64_t items, int threads) {
+  require(items < (std::int64_t{1} << 31), "a quantiser's launch over {} items", items);
+  return static_cast<unsigned>((items + threads - 1) / threads);
+}
+
+inline void fill_zero_async(void* p, std::size_t bytes) {
+  cuda::check(cudaMemsetAsync(p, 0, bytes, cuda::stream()), "cudaMemsetAsync");
+}
+
+/// A matrix on the GPU as it stands.
+inline SourceView plain_source(const Tensor& x) {
+  SourceView view;
+  view.x = x.raw();
+  view.rows = static_cast<std::uint32_t>(x.rows());
+  view.cols = static_cast<std::uint32_t>(x.cols());
+  view.wide = reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0 &&
+              static_cast<std::size_t>(x.cols()) * dtype_size(x.dtype()) % 16 == 0;
+  return view;
+}
+
+// transpose.cu
+/// out = x transposed; F32 or BF16 each, rounded where `out` is narrower, or to BF16 on request.
+void transpose(const Tensor& x, bool round_to_bf16, const Tensor& out);
+/// The job's y as F32 [rows, cols] in scratch, which then is its source: no folds, no transform are left.
+void materialise(Job& job);
+
+// clamp.cu
+/// The bounds of the clamp, per row or of the tensor, noted in the source. With `count` and bounds of rows the result
+/// is how many entries each row has outside, else null.
+std::int32_t* find_bounds(Job& job, bool count);
+
+// residual.cu
+/// Arrays for what the clamp can cut off.
+CsrMatrix residual_for(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Arena& arena);
+/// Fills them; the bounds are known, and the entries of each row where `counted` is not null.
+void keep_residual(const Job& job, const std::int32_t* counted, const CsrMatrix& residual);
+
+// statistics.cu
+/// amax of y_c, all of it, at `amax` (set to zero here).
+void tensor_amax(const Job& job, std::int32_t* amax);
+/// The scales of the blocks, into the job's q; the result is what elements are multiplied by, one factor a block.
+float* scale_blocks(const Job& job);
+
+// encode.cu
+/// Elements without a scale.
+void encode_unscaled(const Job& job);
+/// Elements under factors that are known, one a block; then the correction of Rounding::Eden.
+void encode_by_blocks(const Job& job, const float* multipliers);
+
+// rows.cu
+/// One scale a row from its amax alone: one pass with the row in registers.
+bool fits_rows(const Job& job);
+void encode_rows(const Job& job);
+
+// blocks.cu
+/// Blocks of a power of two of columns within a row, or of 16 x 16: one pass, the block in the registers of a warp.
+bool fits_blocks(const QuantSpec& spec);
+bool fits_squares(const QuantSpec& spec);
+void encode_blocks(const Job& job);
+
+// tiles.cu
+/// Such blocks within the rows of a transposed operand; the job's source is x as it stands.
+bool fits_tiles(const QuantSpec& spec);
+void encode_tiles(const Job& job);
+
+// fused.cu
+/// E2M1 codes and what lies beyond the bounds, which are known, as E4M3 elements with their scales.
+void encode_fused(const Job& job);
+
+// carrier.cu
+/// form.element_scales (allocated) = the decode scales of `elements`, everything multiplied in.
+void copy_element_scales(const QTensor& elements, const QTensor& form);
+/// Fills `carried`'s codes and scale (allocated) from `elements`.
+void carry(const Job& job, const QTensor& elements, const QTensor& carried);
+/// Fills `sum`'s codes (BF16, allocated) with the values of job.q plus what the clamp cut off.
+void add_dense_residual(const Job& job, const QTensor& sum);
+
+}  // namespace nibble::quant_cuda

@@ -1,0 +1,181 @@
+// The order of the work: validate, allocate, make the rows of y readable, bound them, encode by the pass that fits
+// (job.h), re-express. No pass waits for the GPU.
+#include "nibble/quant/backend.h"
+#include "nibble/quant/cpu/scales.h"
+#include "nibble/quant/cpu/validate.h"
+#include "nibble/quant/cuda/job.h"
+
+namespace nibble::quant_cuda {
+
+namespace {
+
+const float* fold_data(const Tensor& fold, std::int64_t size, const char* name) {
+  if (!fold.defined()) return nullptr;
+  require(fold.dtype() == DType::F32 && fold.numel() == size, "{} must be F32 [{}], got {}", name, size,
+          to_string(fold));
+  return cuda::device_data<float>(fold, name);
+}
+
+/// Codes, scales and mask of q (its format fields are set).
+void allocate_parts(QTensor& q, bool mask, Arena& arena) {
+  switch (q.element) {
+    case ElementFormat::F32: q.codes = arena.allocate(DType::F32, {q.rows, q.cols}); break;
+    case ElementFormat::BF16: q.codes = arena.allocate(DType::BF16, {q.rows, q.cols}); break;
+    default: q.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()}); break;
+  }
+  if (mask) q.mask = arena.allocate(DType::U8, {q.rows, (q.cols + 7) / 8});
+  if (q.scale_format == ScaleFormat::None) return;
+  const DType dtype = q.scale_format == ScaleFormat::F32 ? DType::F32 : DType::U8;
+  q.scales = arena.allocate(dtype, {q.scale_rows(), q.scale_cols()});
+  if (q.outer > 0) q.outer_scales = arena.allocate(DType::F32, {q.rows, (q.cols + q.outer - 1) / q.outer});
+  if (q.scale_format == ScaleFormat::UE4M3 && q.outer == 0 && q.rows * q.cols > 0) {
+    q.device_scale = arena.allocate(DType::F32, {1});
+  }
+}
+
+QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+  QTensor q;
+  q.element = spec.element;
+  q.rows = rows;
+  q.cols = cols;
+  q.granularity = spec.granularity;
+  q.scale_format = scale_format(spec.scale);
+  q.tensor_scale = quant_cpu::constant_factor(spec.scale);
+  q.hadamard = spec.hadamard;
+  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
+  return q;
+}
+
+/// The elements in another form: in a carrier's, or in BF16 with the dense residual added.
+QTensor empty_form(const QTensor& elements, const QuantSpec& spec, Arena& arena) {
+  QTensor q;
+  q.rows = elements.rows;
+  q.cols = elements.cols;
+  q.hadamard = spec.hadamard;
+  q.element_granularity = spec.granularity;
+  if (spec.carrier != ElementFormat::BF16) {
+    q.element = spec.carrier;
+    q.granularity = Granularity::per_tensor();
+    q.scale_format = ScaleFormat::F32;
+  }
+  q.element_scales = arena.allocate(DType::F32, {elements.scale_rows(), elements.scale_cols()});
+  allocate_parts(q, spec.trust_mask, arena);
+  return q;
+}
+
+/// x as it stands, or its transpose in scratch.
+Tensor by_rows_of_y(const Tensor& x, bool transposed, Arena& arena) {
+  if (!transposed) return x;
+  const Tensor copy = arena.allocate(x.dtype(), {x.cols(), x.rows()});
+  transpose(x, false, copy);
+  return copy;
+}
+
+/// What Rounding::Reference rounds towards, in the coordinates of the result.
+const float* reference_of(Job& job) {
+  const Tensor towards = by_rows_of_y(job.context.reference, job.spec.transposed, job.arena);
+  cuda::device_data<float>(towards, "reference");
+  Job other{job.spec, job.context, job.q, job.arena, DType::F32, plain_source(towards)};
+  if (job.spec.hadamard.enabled()) {
+    other.source.hadamard = job.source.hadamard;
+    materialise(other);
+  }
+  return static_cast<const float*>(other.source.x);
+}
+
+void encode_all(Job& job, const CsrMatrix& residual) {
+  const Clamp& clamp = job.spec.clamp;
+  const bool rotates_on_the_way = !has_scale(job.q.element) || fits_rows(job) || fits_blocks(job.spec);
+  if (job.rotated() && (clamp.enabled() || !rotates_on_the_way)) materialise(job);
+  if (clamp.enabled()) {
+    const std::int32_t* counted = find_bounds(job, residual.defined());
+    if (residual.defined()) keep_residual(job, counted, residual);
+  }
+  if (clamp.residual == ResidualMode::Fused) {
+    encode_fused(job);
+  } else if (!has_scale(job.q.element)) {
+    encode_unscaled(job);
+  } else if (fits_rows(job)) {
+    encode_rows(job);
+  } else if (fits_blocks(job.spec) || fits_squares(job.spec)) {
+    encode_blocks(job);
+  } else {
+    encode_by_blocks(job, scale_blocks(job));
+  }
+}
+
+QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+  quant_cpu::validate(x, spec, context);
+  require(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "quantize wants F32 or BF16, got {}", to_string(x));
+  const float* row_fold = fold_data(context.row_fold, x.rows(), "row_fold");
+  const float* col_fold = fold_data(context.col_fold, x.cols(), "col_fold");
+  require(!spec.transposed || (row_fold == nullptr && col_fold == nullptr),
+          "folds lie along the rows and columns of x: they are not for a transposed operand");
+  require(arena.device() == Device::Cuda, "quantize of {} wants an arena on the GPU", to_string(x));
+  require(x.rows() < (std::int64_t{1} << 31) && x.cols() < (std::int64_t{1} << 31), "quantize of {}", to_string(x));
+
+  QTensor elements = empty_result(spec, spec.transposed ? x.cols() : x.rows(), spec.transposed ? x.rows() : x.cols());
+  const bool dense = spec.clamp.residual == ResidualMode::Dense;
+  const bool another_form = dense || spec.carrier != ElementFormat::BF16;
+  QTensor form;
+  if (another_form) {
+    form = empty_form(elements, spec, arena);
+  } else {
+    if (spec.clamp.residual == ResidualMode::Fused) elements.element = ElementFormat::E4M3;
+    allocate_parts(elements, spec.trust_mask, arena);
+  }
+  if (spec.clamp.residual == ResidualMode::Fused) {
+    elements.element_scales = elements.scales;
+    elements.element_granularity = spec.granularity;
+  }
+  QTensor& result = another_form ? form : elements;
+  const CsrMatrix residual = residual_for(spec, elements.rows, elements.cols, arena);
+  result.residual = residual;
+  if (elements.rows * elements.cols == 0) {
+    if (residual.defined()) fill_zero_async(residual.row_begin.raw(), residual.row_begin.bytes());
+    return result;
+  }
+  const ArenaScope scope(arena);
+  if (another_form) {
+    allocate_parts(elements, false, arena);
+    elements.mask = form.mask;
+  }
+  const bool plain = !spec.clamp.enabled() && !spec.hadamard.enabled();
+  if (spec.transposed && plain && !has_scale(spec.element)) {
+    transpose(x, spec.bf16_input, elements.codes);
+    return elements;
+  }
+  const bool by_tiles = fits_tiles(spec);
+  const Tensor rows = by_rows_of_y(x, spec.transposed && !by_tiles, arena);
+  Job job{spec, context, elements, arena, x.dtype(), plain_source(rows)};
+  job.source.round_to_bf16 = spec.bf16_input && x.dtype() == DType::F32;
+  job.source.row_fold = row_fold;
+  job.source.col_fold = col_fold;
+  job.source.hadamard = hadamard_factors(spec.hadamard, context.signs);
+  if (spec.rounding == Rounding::Reference) job.reference = reference_of(job);
+  if (by_tiles) {
+    encode_tiles(job);
+  } else {
+    encode_all(job, residual);
+  }
+  if (!another_form) return elements;
+  copy_element_scales(elements, form);
+  if (dense) {
+    add_dense_residual(job, form);
+  } else {
+    carry(job, elements, form);
+  }
+  return form;
+}
+
+}  // namespace
+
+}  // namespace nibble::quant_cuda
+
+namespace nibble {
+
+QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+  return quant_cuda::carry_out(x, spec, context, arena);
+}
+
+}  // namespace nibble
