@@ -55,6 +55,7 @@ const std::map<std::string, Case>& cases() {
       {"rows_e2m1_stochastic", {DType::BF16, with(per_row, stochastic)}},
       {"rows_e2m1_clamp", {DType::BF16, with(per_row, clamp(ResidualMode::None))}},
       {"rows_e2m1_clamp_sparse", {DType::BF16, with(per_row, clamp(ResidualMode::Sparse))}},
+      {"rows_e2m1_clamp_fused", {DType::BF16, with(per_row, clamp(ResidualMode::Fused))}},
       {"rows_e4m3_col_fold", {DType::BF16, e4m3, true}},
       {"rows_e4m3_transposed", {DType::BF16, with(e4m3, transposed)}},
       {"mxfp4", {DType::BF16, mxfp4}},

@@ -59,6 +59,7 @@ NIBBLE_CUDA_STEP("quartet-30m", 64, "bf16", quartet30m_bf16);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "fp8", quartet30m_fp8);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "fp4-direct", quartet30m_fp4_direct);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025", quartet30m_wang2025);
+NIBBLE_CUDA_STEP("quartet-30m", 64, "ablations/wang2025-fused", quartet30m_wang2025_fused);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025-released", quartet30m_wang2025_released);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet", quartet30m_quartet);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "nvfp4", quartet30m_nvfp4);
@@ -66,6 +67,9 @@ NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet2", quartet30m_quartet2);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "bf16", llama1b_bf16);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "fp4-direct", llama1b_fp4_direct);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "wang2025", llama1b_wang2025);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "ablations/wang2025-fused", llama1b_wang2025_fused);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet", llama1b_quartet);
+NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet2", llama1b_quartet2);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "nvfp4", llama1b_nvfp4);
 
 }  // namespace

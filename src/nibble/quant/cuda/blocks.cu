@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "nibble/quant/cuda/blocks.cuh"
+#include "nibble/quant/cuda/cases.cuh"
 
 namespace nibble::quant_cuda {
 
@@ -12,9 +13,8 @@ constexpr int kThreads = 256;
 constexpr std::int64_t kWidest = 256;  ///< what a warp holds
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    encode_blocks_kernel(const __grid_constant__ SourceView source, const __grid_constant__ BlocksView view,
-                         FastDivide chunks) {
+__device__ __forceinline__ void encode_within_rows(const SourceView& source, const BlocksView& view,
+                                                   const FastDivide& chunks) {
   __shared__ TensorScale tensor;
   const std::uint32_t item = blockIdx.x * kThreads + threadIdx.x;
   const std::uint32_t r = chunks.quotient(item);
@@ -24,6 +24,22 @@ __global__ void __launch_bounds__(kThreads)
   share_tensor_scale(view, tensor);
   __syncthreads();
   encode_piece<BlockShape::WithinRow>(view, tensor, r, c, y);
+}
+
+template <class Case, class T>
+__global__ void __launch_bounds__(kThreads)
+    encode_blocks_kernel(const __grid_constant__ SourceView source, const __grid_constant__ BlocksView view,
+                         FastDivide chunks) {
+  if constexpr (Case::kAny) {
+    encode_within_rows<T>(source, view, chunks);
+  } else {
+    BlocksView fixed = view;
+    Case::fix(fixed.codes);
+    Case::fix(fixed.encode);
+    Case::fix(fixed.scale);
+    fixed.outer = 0;
+    encode_within_rows<T>(as_in<Case>(source), fixed, chunks);
+  }
 }
 
 /// A warp takes one block of 16 x 16.
@@ -99,8 +115,10 @@ void encode_blocks(const Job& job) {
     }
     const int unit = std::max({8, view.block, view.outer, view.eden_group, job.source.hadamard.group});
     const std::int64_t chunks = chunks_of_row(job.cols(), unit);
-    encode_blocks_kernel<T><<<blocks_for(job.rows() * chunks, kThreads), kThreads, 0, cuda::stream()>>>(
-        job.source, view, FastDivide(chunks));
+    dispatch_case(job, [&]<class Case>(Case) {
+      encode_blocks_kernel<Case, T><<<blocks_for(job.rows() * chunks, kThreads), kThreads, 0, cuda::stream()>>>(
+          job.source, view, FastDivide(chunks));
+    });
     cuda::launched("encode_blocks_kernel");
   });
 }

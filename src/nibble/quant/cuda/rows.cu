@@ -2,6 +2,7 @@
 //
 // `lanes` threads (whole warps) take a row, `per_thread` pieces of eight columns each, piece k of thread t at column
 // 8 (t + k lanes); short rows share a block.
+#include "nibble/quant/cuda/cases.cuh"
 #include "nibble/quant/cuda/views.h"
 
 namespace nibble::quant_cuda {
@@ -13,10 +14,8 @@ constexpr int kMostLanes = 512;
 constexpr int kMostPieces = 4;
 
 template <class T, int kPieces>
-__global__ void __launch_bounds__(kMostLanes)
-    encode_rows_kernel(const __grid_constant__ SourceView source, const __grid_constant__ CodesView codes,
-                       const __grid_constant__ EncodeView encode, const __grid_constant__ ScaleView scale_view,
-                       ScalesView scales, int lanes) {
+__device__ __forceinline__ void encode_rows(const SourceView& source, const CodesView& codes, const EncodeView& encode,
+                                            const ScaleView& scale_view, const ScalesView& scales, int lanes) {
   __shared__ std::int32_t of_warp[kMostLanes / 32];
   const std::uint32_t in_block = threadIdx.x / static_cast<unsigned>(lanes);
   const std::uint32_t r = blockIdx.x * (blockDim.x / static_cast<unsigned>(lanes)) + in_block;
@@ -50,6 +49,19 @@ __global__ void __launch_bounds__(kMostLanes)
   }
 }
 
+template <class Case, class T, int kPieces>
+__global__ void __launch_bounds__(kMostLanes)
+    encode_rows_kernel(const __grid_constant__ SourceView source, const __grid_constant__ CodesView codes,
+                       const __grid_constant__ EncodeView encode, const __grid_constant__ ScaleView scale_view,
+                       const __grid_constant__ ScalesView scales, int lanes) {
+  if constexpr (Case::kAny) {
+    encode_rows<T, kPieces>(source, codes, encode, scale_view, scales, lanes);
+  } else {
+    encode_rows<T, kPieces>(as_in<Case>(source), as_in<Case>(codes), as_in<Case>(encode), as_in<Case>(scale_view),
+                            scales, lanes);
+  }
+}
+
 struct Layout {
   int pieces = 1;
   int lanes = 32;
@@ -70,10 +82,10 @@ Layout layout_for(std::int64_t cols) {
   return best;
 }
 
-template <class T, int kPieces>
+template <class Case, class T, int kPieces>
 void launch(const Job& job, int lanes) {
   const int rows = std::max(1, kThreads / lanes);
-  encode_rows_kernel<T, kPieces>
+  encode_rows_kernel<Case, T, kPieces>
       <<<blocks_for(job.rows(), rows), static_cast<unsigned>(rows * lanes), 0, cuda::stream()>>>(
           job.source, CodesView(job.q), encode_view(job), ScaleView(job.spec), ScalesView(job.q.scales), lanes);
   cuda::launched("encode_rows_kernel");
@@ -89,12 +101,14 @@ bool fits_rows(const Job& job) {
 
 void encode_rows(const Job& job) {
   const Layout layout = layout_for(job.cols());
-  dispatch_float(job.dtype, [&]<class T>(T*) {
-    switch (layout.pieces) {
-      case 1: return launch<T, 1>(job, layout.lanes);
-      case 2: return launch<T, 2>(job, layout.lanes);
-      default: return launch<T, 4>(job, layout.lanes);
-    }
+  dispatch_case(job, [&]<class Case>(Case) {
+    dispatch_float(job.dtype, [&]<class T>(T*) {
+      switch (layout.pieces) {
+        case 1: return launch<Case, T, 1>(job, layout.lanes);
+        case 2: return launch<Case, T, 2>(job, layout.lanes);
+        default: return launch<Case, T, 4>(job, layout.lanes);
+      }
+    });
   });
 }
 
