@@ -32,6 +32,7 @@ std::vector<std::string> split_commas(const std::string& text) {
 
 std::vector<double> counts(const std::vector<std::string>& words, const char* option) {
   std::vector<double> values;
+  values.reserve(words.size());
   for (const std::string& word : words) values.push_back(parse_count(word, option));
   return values;
 }

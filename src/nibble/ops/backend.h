@@ -16,5 +16,5 @@ namespace nibble::cpu {
 }
 
 namespace nibble::cuda {
-#include "nibble/ops/backend-inl.h"
+#include "nibble/ops/backend-inl.h"  // NOLINT(readability-duplicate-include): once in each namespace
 }

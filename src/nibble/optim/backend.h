@@ -8,5 +8,5 @@ namespace nibble::cpu {
 }  // namespace nibble::cpu
 
 namespace nibble::cuda {
-#include "nibble/optim/backend-inl.h"
+#include "nibble/optim/backend-inl.h"  // NOLINT(readability-duplicate-include): once in each namespace
 }  // namespace nibble::cuda

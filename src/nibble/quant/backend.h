@@ -10,5 +10,5 @@ namespace nibble::cpu {
 }  // namespace nibble::cpu
 
 namespace nibble::cuda {
-#include "nibble/quant/backend-inl.h"
+#include "nibble/quant/backend-inl.h"  // NOLINT(readability-duplicate-include): once in each namespace
 }  // namespace nibble::cuda

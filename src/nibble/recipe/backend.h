@@ -11,5 +11,5 @@ namespace nibble::cpu {
 }  // namespace nibble::cpu
 
 namespace nibble::cuda {
-#include "nibble/recipe/backend-inl.h"
+#include "nibble/recipe/backend-inl.h"  // NOLINT(readability-duplicate-include): once in each namespace
 }  // namespace nibble::cuda
