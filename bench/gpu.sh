@@ -1,7 +1,7 @@
 #!/bin/sh
 # bench/gpu.sh PROGRAMS [OUT]: everything that needs a GPU, in one call. PROGRAMS is the folder of the built programs
 # (build/, or bundle/bin of scripts/bundle.sh); OUT receives logs and figures. CHECKS=0 skips the tests, BENCHES=0 the
-# benchmarks, RUNS=0 the training steps; FILTER chooses tests by name.
+# benchmarks, PEERS=0 PyTorch's training steps (the reference row); FILTER chooses tests by name.
 set -u
 programs=$1
 out=${2:-runs/gpu}
@@ -11,13 +11,10 @@ find_program() {
     [ -x "$place/$1" ] && { echo "$place/$1"; return; }
   done
 }
-
-# cuBLASLt and cuDNN where a Python environment brings them.
-if site=$(python3 -c 'import site; print(site.getsitepackages()[0])' 2> /dev/null); then
-  for folder in "$site"/nvidia/*/lib; do LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}:$folder; done
-fi
-[ -d "$programs/../lib" ] && LD_LIBRARY_PATH=$programs/../lib:${LD_LIBRARY_PATH:-}
-export LD_LIBRARY_PATH
+here=$(dirname "$0")
+system_libraries=${LD_LIBRARY_PATH:-}
+# shellcheck source=/dev/null
+. "$here/libraries.sh"
 
 echo "date    $(date -u +%Y-%m-%d)"
 echo "commit  ${COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}"
@@ -41,5 +38,20 @@ if [ "${BENCHES:-1}" = 1 ]; then
   if [ -n "$program" ]; then
     "$program" --benchmark_filter="${BENCH_FILTER:-^cuda_}" --benchmark_min_time="${MIN_TIME:-0.2}" > "$out/bench.log" 2>&1
     cut -c -200 "$out/bench.log" | grep '^cuda_'
+  fi
+fi
+
+# PyTorch with the libraries it came with: the models of the training-step benchmarks, BF16, torch.compile.
+peer() { # MODEL BATCH
+  LD_LIBRARY_PATH=$system_libraries timeout 240 python3 "$here/peers/torch_llama.py" "$here/../models/$1.toml" --device cuda \
+    --dtype bf16 --compile --batch "$2" > "$out/torch-$1.log" 2>&1
+  echo "peer    $(tail -n 1 "$out/torch-$1.log")"
+}
+if [ "${PEERS:-1}" = 1 ]; then
+  if LD_LIBRARY_PATH=$system_libraries python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+    peer quartet-30m 64
+    peer llama-1.3b 8
+  else
+    echo 'peer    skipped: python3 has no PyTorch that can use a GPU here'
   fi
 fi

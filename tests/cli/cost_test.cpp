@@ -67,7 +67,7 @@ TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
       {"cost --model llama2-7b --recipe bf16 --device b200 --devices 0", "--devices"},
       {"league", "--compare"},
       {"league --recipes bf16", "--config"},
-      {"league --compare docs", "no compare.json"}};
+      {"league --compare docs", "holds neither compare.json nor completed runs"}};
   for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);
 }
 

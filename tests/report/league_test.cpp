@@ -24,6 +24,13 @@ struct SyntheticComparison {
   Losses losses;
 };
 
+std::string config_of(const SyntheticComparison& c) {
+  return fmt::format(
+      "[model]\nname = \"m{0}\"\nlayers = 2\nwidth = {0}\nheads = 2\nkv_heads = 2\nffn = 128\nvocab = 256\nseq = 32\n"
+      "[data]\ndir = \"{1}\"\n[train]\nsteps = {2}\nbatch = 4\n[optimizer]\nlr = 0.001\n",
+      c.width, c.data, c.steps);
+}
+
 void write_comparison(const fs::path& directory, const SyntheticComparison& c) {
   nlohmann::json runs = nlohmann::json::array();
   for (const auto& [recipe, losses] : c.losses) {
@@ -38,12 +45,23 @@ void write_comparison(const fs::path& directory, const SyntheticComparison& c) {
                       {"tokens_per_second", 100.0 * static_cast<double>(s + 1)}});
     }
   }
-  const std::string config = fmt::format(
-      "[model]\nname = \"m{0}\"\nlayers = 2\nwidth = {0}\nheads = 2\nkv_heads = 2\nffn = 128\nvocab = 256\nseq = 32\n"
-      "[data]\ndir = \"{1}\"\n[train]\nsteps = {2}\nbatch = 4\n[optimizer]\nlr = 0.001\n",
-      c.width, c.data, c.steps);
   write_text(directory / "compare.json",
-             nlohmann::json({{"baseline", c.baseline}, {"runs", runs}, {"config_text", config}}).dump());
+             nlohmann::json({{"baseline", c.baseline}, {"runs", runs}, {"config_text", config_of(c)}}).dump());
+}
+
+/// The same runs as `nibble train` leaves them, without a comparison.
+void write_runs(const fs::path& directory, const SyntheticComparison& c) {
+  for (const auto& [recipe, losses] : c.losses) {
+    for (std::size_t s = 0; s < losses.size(); ++s) {
+      const fs::path run = directory / (recipe + "-s" + std::to_string(s + 1));
+      write_text(run / "run.json",
+                 nlohmann::json({{"recipe", recipe}, {"seed", s + 1}, {"config", config_of(c)}}).dump());
+      write_text(run / "result.json", nlohmann::json({{"train_loss", losses[s]},
+                                                      {"val_loss", losses[s]},
+                                                      {"tokens_per_second", 100.0 * static_cast<double>(s + 1)}})
+                                          .dump());
+    }
+  }
 }
 
 const std::map<std::string, double> kCosts = {{"bf16", 1}, {"half", 0.5}, {"third", 0.33}, {"bad", 0.6}, {"nan", 0.2}};
@@ -134,10 +152,36 @@ TEST_F(LeagueTest, ComparisonsOfOneSizeAreJoinedAndSizesSorted) {
   EXPECT_NEAR(entry(league.sizes[0], "third").gap_percent, 10, 1e-9);
 }
 
+TEST_F(LeagueTest, AFolderOfRunsIsALeagueWhoseRecipesMayDifferInTheirSeeds) {
+  Losses losses = kLosses;
+  losses["third"].pop_back();
+  const fs::path runs = directory_.path() / "runs";
+  write_runs(runs, {.losses = losses});
+  write_text(runs / "half-s3" / "run.json", R"({"recipe": "half", "seed": 3})");  // it was stopped: no result.json
+  const League league = make_league({runs}, knowledge());
+  ASSERT_EQ(league.sizes.size(), 1u);
+  const LeagueSize& size = league.sizes[0];
+  EXPECT_EQ(size.baseline, "bf16");
+  EXPECT_EQ(entry(size, "half").seeds, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_NEAR(entry(size, "half").gap_percent, 2, 1e-9);
+  EXPECT_NEAR(entry(size, "half").gap_error, 1, 1e-9);
+  EXPECT_NEAR(entry(size, "half").train_loss, 3.07, 1e-9);
+  EXPECT_NEAR(entry(size, "third").gap_percent, 10, 1e-9);
+  EXPECT_TRUE(std::isnan(entry(size, "third").gap_error));
+  EXPECT_NEAR(size.noise_percent, 100 * 2.0 / 3.0, 1e-9);
+  // Runs join comparisons of the same settings.
+  const League joined =
+      make_league({runs, add("a", {.losses = {{"bf16", {2.0, 4.0}}, {"bad", {2.1, 4.2}}}})}, knowledge());
+  ASSERT_EQ(joined.sizes.size(), 1u);
+  EXPECT_EQ(joined.sizes[0].entries.size(), 4u);
+  write_runs(directory_.path() / "longer", {.steps = 200, .losses = losses});
+  expect_refusal({runs, directory_.path() / "longer"}, "train.steps = 100 and 200");
+}
+
 TEST_F(LeagueTest, WhatCanNotBeComparedIsRefused) {
   const fs::path a = add("a", {.losses = kLosses});
   expect_refusal({}, "--compare");
-  expect_refusal({directory_.path()}, "no compare.json");
+  expect_refusal({directory_.path()}, "neither compare.json nor completed runs");
   expect_refusal({a, add("b", {.data = "data/b", .losses = kLosses})}, "data.dir = data/a and data/b");
   expect_refusal({a, add("c", {.steps = 200, .losses = kLosses})}, "train.steps = 100 and 200");
   expect_refusal({a, add("d", {.baseline = "half", .losses = kLosses})}, "baselines");
@@ -180,7 +224,8 @@ TEST_F(LeagueTest, TheMarkdownTableHasARowForEveryRecipe) {
   const League league = make_league({add("a", {.losses = kLosses})}, knowledge());
   const std::string text = league_markdown(league);
   for (const auto& [recipe, losses] : kLosses) EXPECT_NE(text.find("| " + recipe + " |"), std::string::npos) << recipe;
-  EXPECT_NE(text.find("| half | 1, 2 | 3.0700 | +2.00 | 1.00 | 0.500 | 150 | yes |"), std::string::npos) << text;
+  EXPECT_NE(text.find("| half | 1, 2 | 3.0700 | 3.0700 | +2.00 | 1.00 | 0.500 | 150 | yes |"), std::string::npos)
+      << text;
   EXPECT_NE(league_headline(league).find("half is closest to bf16 (+2.00 ± 1.00 %)"), std::string::npos);
 }
 

@@ -19,7 +19,8 @@ class LeagueCommand final : public Command {
            "  nibble league --config configs/demo.toml --recipes bf16,fp4-direct,wang2025 --seeds 2 --out runs/league";
   }
   void declare(Arguments& a) override {
-    a.texts("--compare", sources_, "folders that nibble compare wrote");
+    a.texts("--compare", sources_,
+            "folders that nibble compare wrote, or of runs: the completed ones count, bf16 is the baseline");
     a.path("--config", config_, "first compare --recipes with these training settings (TOML)");
     a.list("--recipes", options_.recipes, "recipes by name or file; the first is the baseline");
     a.integer("--seeds", options_.seeds, "seeds of every recipe");

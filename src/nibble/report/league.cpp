@@ -89,16 +89,23 @@ void add_run(Gathered& size, const RunResult& run, const fs::path& source) {
   }
 }
 
-void add_comparison(const fs::path& source, std::map<std::string, Gathered>& sizes) {
-  if (!is_compare_directory(source)) {
-    user_error("{} holds no compare.json: name folders that 'nibble compare' wrote", source.string());
+std::vector<CompareLog> load_source(const fs::path& source) {
+  if (is_compare_directory(source)) return {load_compare(source)};
+  std::vector<CompareLog> runs = load_completed_runs(source, "bf16");
+  if (runs.empty()) {
+    user_error("{} holds neither compare.json nor completed runs: name folders that 'nibble compare' wrote, or of runs",
+               source.string());
   }
-  const CompareLog compare = load_compare(source);
+  return runs;
+}
+
+void add_comparison(const CompareLog& compare, std::map<std::string, Gathered>& sizes) {
+  const fs::path& source = compare.directory;
   if (compare.baseline.empty() || compare.config_text.empty()) {
-    user_error("{}/compare.json states no {}: run the comparison again", source.string(),
-               compare.baseline.empty() ? "baseline" : "config_text");
+    user_error("the log of {} states no {}: run it again", source.string(),
+               compare.baseline.empty() ? "baseline" : "configuration");
   }
-  const ConfigTable config = ConfigTable::parse_text(compare.config_text, (source / "compare.json").string());
+  const ConfigTable config = ConfigTable::parse_text(compare.config_text, "the configuration in " + source.string());
   const Settings settings = settings_of(config);
   const auto [it, added] = sizes.try_emplace(settings.model);
   Gathered& size = it->second;
@@ -144,12 +151,14 @@ LeagueEntry make_entry(const Gathered& size, const std::string& recipe, const Le
   LeagueEntry entry;
   entry.recipe = recipe;
   entry.is_baseline = recipe == size.baseline;
+  std::vector<double> train_losses;
   std::vector<double> losses;
   std::vector<double> rates;
   std::vector<double> gaps;
   for (const auto& [key, run] : size.runs) {
     if (key.first != recipe) continue;
     entry.seeds.push_back(key.second);
+    train_losses.push_back(run.result.train_loss);
     losses.push_back(run.result.val_loss);
     if (!std::isnan(run.result.tokens_per_second)) rates.push_back(run.result.tokens_per_second);
     entry.diverged = entry.diverged || !std::isfinite(run.result.val_loss);
@@ -158,6 +167,7 @@ LeagueEntry make_entry(const Gathered& size, const std::string& recipe, const Le
   }
   entry.tokens_per_second = mean(rates);
   if (!entry.diverged) {
+    entry.train_loss = mean(train_losses);
     entry.val_loss = mean(losses);
     entry.gap_percent = mean(gaps);
     if (!entry.is_baseline) entry.gap_error = standard_error(gaps);
@@ -219,12 +229,12 @@ LeagueSize make_size(const Gathered& gathered, const LeagueKnowledge& knowledge)
 
 }  // namespace
 
-League make_league(const std::vector<fs::path>& comparisons, const LeagueKnowledge& knowledge) {
-  if (comparisons.empty()) user_error("no comparison was named: pass --compare DIR, or --config F --recipes A,B,...");
+League make_league(const std::vector<fs::path>& sources, const LeagueKnowledge& knowledge) {
+  if (sources.empty()) user_error("no comparison was named: pass --compare DIR, or --config F --recipes A,B,...");
   League league;
   std::map<std::string, Gathered> sizes;
-  for (const fs::path& source : comparisons) {
-    add_comparison(source, sizes);
+  for (const fs::path& source : sources) {
+    for (const CompareLog& compare : load_source(source)) add_comparison(compare, sizes);
     league.sources.push_back(source.string());
   }
   for (const auto& [key, gathered] : sizes) league.sizes.push_back(make_size(gathered, knowledge));

@@ -1,9 +1,10 @@
 // The league: many recipes at one or more model sizes, by what they lose and what they cost.
 //
-// Sources are folders of comparisons (compare.json, docs/formats.md). The gap of a recipe is the mean over its seeds of
-// 100 (validation loss / baseline's validation loss of the same seed - 1), its error the standard error of that mean
-// (seeds are paired, so what a seed does to all recipes alike cancels). On the Pareto front are the recipes that no
-// other one beats in gap or cost without losing in the other.
+// Sources are folders of comparisons (compare.json, docs/formats.md), or of runs, whose baseline is bf16 and of which
+// those count that are complete (result.json). The gap of a recipe is the mean over its seeds of 100 (validation loss /
+// baseline's validation loss of the same seed - 1), its error the standard error of that mean (seeds are paired, so
+// what a seed does to all recipes alike cancels). On the Pareto front are the recipes that no other one beats in gap or
+// cost without losing in the other.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct LeagueEntry {
   std::string recipe;
   bool is_baseline = false;
   std::vector<std::uint64_t> seeds;
-  double val_loss = kNotLogged;  ///< this and the next are means over the seeds
+  double train_loss = kNotLogged;  ///< at the end; this and the next two are means over the seeds
+  double val_loss = kNotLogged;
   double tokens_per_second = kNotLogged;
   double gap_percent = kNotLogged;  ///< NaN where a run diverged or the baseline lacks its seeds
   double gap_error = kNotLogged;    ///< NaN for fewer than two pairs of seeds
@@ -54,10 +56,10 @@ struct LeagueKnowledge {
   std::function<double(const ConfigTable& model, const std::string& recipe, const std::string& text)> relative_cost;
 };
 
-/// UserError, one sentence, for folders without compare.json and for what can't be compared: one model with different
-/// data, steps, batch or optimizer, one recipe name with two texts, two results for one recipe and seed, different
-/// baselines.
-League make_league(const std::vector<std::filesystem::path>& comparisons, const LeagueKnowledge& knowledge);
+/// UserError, one sentence, for folders with neither comparison nor completed runs and for what can't be compared: one
+/// model with different data, steps, batch or optimizer, one recipe name with two texts, two results for one recipe and
+/// seed, different baselines.
+League make_league(const std::vector<std::filesystem::path>& sources, const LeagueKnowledge& knowledge);
 
 /// "At 13.8 M parameters mine is closest to bf16 (+0.84 ± 0.05 %), at 30.5 M ..."
 std::string league_headline(const League& league);

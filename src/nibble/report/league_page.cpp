@@ -19,8 +19,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Colors = std::map<std::string, int>;
 
-constexpr const char* kColumns[] = {"recipe",           "seeds",    "val loss",    "gap %", "+-",
+constexpr const char* kColumns[] = {"recipe",           "seeds",    "train loss",  "val loss", "gap %", "+-",
                                     "theoretical cost", "tokens/s", "Pareto front"};
+constexpr std::size_t kGapColumn = 4;
 
 /// The same colour for a recipe at every size, 0 for the baseline.
 Colors recipe_colors(const League& league) {
@@ -52,6 +53,7 @@ std::vector<std::string> cells_of(const LeagueEntry& entry) {
   for (const std::uint64_t seed : entry.seeds) seeds += (seeds.empty() ? "" : ", ") + std::to_string(seed);
   return {entry.recipe,
           seeds,
+          format_loss(entry.train_loss),
           format_loss(entry.val_loss),
           entry.diverged ? "diverged" : format_gap(entry.gap_percent),
           error_text(entry.gap_error),
@@ -230,7 +232,7 @@ std::string page_table(const LeagueSize& size, const Colors& colors) {
     out += fmt::format("<tr><th class=\"text\"><span class=\"swatch k{}\"></span>{}</th><td class=\"text\">{}</td>",
                        colors.at(entry.recipe), escape_markup(cells[0]), escape_markup(cells[1]));
     for (std::size_t i = 2; i < cells.size(); ++i) {
-      out += fmt::format("<td{}>{}</td>", i == 3 ? " class=\"strong\"" : "",
+      out += fmt::format("<td{}>{}</td>", i == kGapColumn ? " class=\"strong\"" : "",
                          cells[i] == "-" ? "–" : escape_markup(cells[i]));
     }
     out += "</tr>\n";
@@ -282,7 +284,7 @@ std::string league_markdown(const League& league) {
   for (const LeagueSize& size : league.sizes) {
     out += "\n## " + size_title(size) + "\n\n|";
     for (const char* column : kColumns) out += fmt::format(" {} |", std::string_view(column) == "+-" ? "±" : column);
-    out += "\n|---|---|---:|---:|---:|---:|---:|---|\n";
+    out += "\n|---|---|---:|---:|---:|---:|---:|---:|---|\n";
     for (const LeagueEntry& entry : size.entries) {
       out += "|";
       for (const std::string& cell : cells_of(entry)) out += fmt::format(" {} |", escaped(cell));
@@ -302,6 +304,7 @@ std::string league_json(const League& league) {
       entries.push_back({{"recipe", e.recipe},
                          {"baseline", e.is_baseline},
                          {"seeds", e.seeds},
+                         {"train_loss", number(e.train_loss)},
                          {"val_loss", number(e.val_loss)},
                          {"gap_percent", number(e.gap_percent)},
                          {"gap_standard_error", number(e.gap_error)},

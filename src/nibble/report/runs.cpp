@@ -1,5 +1,7 @@
 #include "nibble/report/runs.h"
 
+#include <algorithm>
+
 #include "nibble/io/log_fields.h"
 
 namespace nibble {
@@ -54,6 +56,41 @@ CompareLog load_compare(const fs::path& directory) {
     user_error("{}: {}; run the comparison again", path.string(), bad.what());
   }
   return compare;
+}
+
+std::vector<CompareLog> load_completed_runs(const fs::path& directory, const std::string& baseline) {
+  std::vector<fs::path> complete;
+  std::error_code not_a_directory;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, not_a_directory)) {
+    if (is_run_directory(entry.path()) && fs::is_regular_file(entry.path() / "result.json")) {
+      complete.push_back(entry.path());
+    }
+  }
+  std::sort(complete.begin(), complete.end());
+  std::vector<CompareLog> all;
+  for (const fs::path& run : complete) {
+    const Json info = read_json_object(run / "run.json");
+    const Json result = read_json_object(run / "result.json");
+    try {
+      CompareLog one;
+      one.directory = directory;
+      one.baseline = baseline;
+      one.config_text = text_field(info, "config");
+      one.runs.push_back({.name = run.filename().string(),
+                          .directory = run.filename().string(),
+                          .recipe = text_field(info, "recipe"),
+                          .seed = static_cast<std::uint64_t>(integer_field(info, "seed")),
+                          .train_loss = number_field(result, "train_loss"),
+                          .val_loss = number_field(result, "val_loss"),
+                          .tokens_per_second = number_field(result, "tokens_per_second"),
+                          .clamped_share = number_field(result, "clamped_share")});
+      one.seeds = {one.runs[0].seed};
+      all.push_back(std::move(one));
+    } catch (const BadField& bad) {
+      user_error("{}: {}; run the recipe again", run.string(), bad.what());
+    }
+  }
+  return all;
 }
 
 }  // namespace nibble

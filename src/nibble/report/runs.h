@@ -1,5 +1,6 @@
 // Comparisons as they lie on disk: a directory that holds compare.json (the final figures of its runs, docs/formats.md)
-// beside the run directories it names. A number that is null or missing is read as NaN.
+// beside the run directories it names; and directories of runs that nothing compared yet. A number that is null or
+// missing is read as NaN.
 #pragma once
 
 #include <cstdint>
@@ -39,5 +40,9 @@ bool is_compare_directory(const std::filesystem::path& directory);
 
 /// Reads compare.json alone; the runs it names are loaded with load_run. Throws UserError.
 CompareLog load_compare(const std::filesystem::path& directory);
+
+/// The completed runs, those with result.json (docs/formats.md), of a directory of run directories: a comparison of one
+/// run each, by name, whose config_text is the run's. Throws UserError.
+std::vector<CompareLog> load_completed_runs(const std::filesystem::path& directory, const std::string& baseline);
 
 }  // namespace nibble
