@@ -30,7 +30,7 @@ struct Shape {
   double operations() const { return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k); }
 };
 
-enum class Fill { Packed, E4M3, Bf16, Ue4m3Scales, F32Scales };
+enum class Fill { Packed, E4M3, Bf16, Ue4m3Scales, E8m0Scales, F32Scales };
 
 /// Random elements, the same 64 Ki of them over and over: E2M1 codes of normal values (packed, or as E4M3), normal
 /// values, scales around 1.
@@ -49,6 +49,7 @@ OwnedTensor random_on_gpu(Fill fill, std::int64_t rows, std::int64_t cols, unsig
       case Fill::E4M3: bytes[i] = e4m3_encode(e2m1_decode(code())); break;
       case Fill::Bf16: host.view().data<bf16>()[i] = bf16_encode(normal(random)); break;
       case Fill::Ue4m3Scales: bytes[i] = static_cast<std::uint8_t>(0x30 + random() % 0x10); break;
+      case Fill::E8m0Scales: bytes[i] = static_cast<std::uint8_t>(125 + random() % 4); break;
       case Fill::F32Scales: host.view().data<float>()[i] = 0.5f + std::fabs(normal(random)); break;
     }
   }
@@ -91,6 +92,18 @@ Operand nvfp4(std::int64_t rows, std::int64_t cols, unsigned seed) {
   x.scales = random_on_gpu(Fill::Ue4m3Scales, rows, (cols + 15) / 16, seed);
   x.q.granularity = Granularity::block(1, 16);
   x.q.scale_format = ScaleFormat::UE4M3;
+  x.q.scales = x.scales;
+  return x;
+}
+
+/// The first `far` rows have exponents too far apart for E4M3 under one scale.
+Operand mxfp4(std::int64_t rows, std::int64_t cols, std::int64_t far, unsigned seed) {
+  Operand x = row_scaled(ElementFormat::E2M1, rows, cols, seed);
+  OwnedTensor scales = copy_to(random_on_gpu(Fill::E8m0Scales, rows, (cols + 31) / 32, seed), Device::Cpu);
+  for (std::int64_t r = 0; r < far; ++r) scales.view().data<std::uint8_t>()[r * scales.view().cols()] = 90;
+  x.scales = copy_to(scales, Device::Cuda);
+  x.q.granularity = Granularity::block(1, 32);
+  x.q.scale_format = ScaleFormat::E8M0;
   x.q.scales = x.scales;
   return x;
 }
@@ -212,6 +225,22 @@ void cuda_gemm_nvfp4(State& state) {
   product(state, s, {a.q}, {b.q});
 }
 
+/// MXFP4 through `products`; `far` rows of each operand cannot go through FP8.
+void mxfp4_product(State& state, MxProducts products, std::int64_t far) {
+  if (no_gpu(state)) return;
+  const Shape s(state);
+  const Operand a = mxfp4(s.m, s.k, std::min(far, s.m), 3);
+  const Operand b = mxfp4(s.n, s.k, std::min(far, s.n), 4);
+  set_mx_products(products);
+  product(state, s, {a.q}, {b.q});
+  set_mx_products(MxProducts::Fp8);
+}
+
+void cuda_gemm_mxfp4(State& state) { mxfp4_product(state, MxProducts::Fp8, 0); }
+void cuda_gemm_mxfp4_bf16(State& state) { mxfp4_product(state, MxProducts::Bf16, 0); }
+void cuda_gemm_mxfp4_16_rows_by_block(State& state) { mxfp4_product(state, MxProducts::Fp8, 16); }
+void cuda_gemm_mxfp4_all_rows_by_block(State& state) { mxfp4_product(state, MxProducts::Fp8, state.range(0)); }
+
 void shapes(benchmark::internal::Benchmark* b) {
   for (const auto& s : {std::array<std::int64_t, 3>{8192, 8192, 8192},
                         {16384, 2048, 2048},
@@ -233,6 +262,14 @@ BENCHMARK(cuda_gemm_fp8_fast_accumulation)->Apply(shapes);
 BENCHMARK(cuda_gemm_fp4)->Apply(shapes);
 BENCHMARK(cuda_gemm_fp4_transposed)->Apply(shapes);
 BENCHMARK(cuda_gemm_nvfp4)->Apply(shapes);
+BENCHMARK(cuda_gemm_mxfp4)->Apply(shapes);
+BENCHMARK(cuda_gemm_mxfp4_bf16)->Apply(shapes);
+BENCHMARK(cuda_gemm_mxfp4_16_rows_by_block)->Apply(shapes);
+BENCHMARK(cuda_gemm_mxfp4_all_rows_by_block)
+    ->Args({16384, 2048, 2048})
+    ->ArgNames({"M", "N", "K"})
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
 // --- The sparse residual, 2 % of [T, K]; `x_bf16` against the dense BF16 product that it corrects. ---
 

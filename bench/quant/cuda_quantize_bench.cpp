@@ -36,6 +36,8 @@ struct Case {
   DType dtype = DType::BF16;
   QuantSpec spec;
   bool col_fold = false;
+  bool row_fold = false;
+  bool product = false;
 };
 
 const std::map<std::string, Case>& cases() {
@@ -48,7 +50,40 @@ const std::map<std::string, Case>& cases() {
   const auto stochastic = [](QuantSpec& s) { s.rounding = Rounding::Stochastic; };
   const auto rht = [](QuantSpec& s) { s.hadamard = {16, Hadamard::Signs::Vector}; };
   const auto clamp = [](ResidualMode mode) { return [mode](QuantSpec& s) { s.clamp = {0.99, true, mode}; }; };
+  const auto stochastic8 = [](QuantSpec& s) { s.rounding = Rounding::Stochastic8; };
+  const auto eden = [](QuantSpec& s) {
+    s.rounding = Rounding::Eden;
+    s.nvfp4 = {6 / 0.988125, 255.99, 1, 0, Selection::None};
+    s.hadamard = {128, Hadamard::Signs::Call};
+  };
+  const auto four_over_six = [](QuantSpec& s) { s.nvfp4 = {6, 256, 1, 0, Selection::Mse}; };
+  const auto quest = [](QuantSpec& s) {
+    s.scale = ScaleRule::QuestFloor;
+    s.rounding = Rounding::NearestZero;
+    s.hadamard = {32, Hadamard::Signs::Plus};
+    s.trust_mask = true;
+  };
+  const auto quartet = [](QuantSpec& s) {
+    s.scale = ScaleRule::RangeMatch34;
+    s.rounding = Rounding::Stochastic;
+    s.hadamard = {32, Hadamard::Signs::Call};
+  };
+  const auto e4m3_columns = quantiser(ElementFormat::E4M3, Granularity::per_column(), ScaleRule::Absmax);
   static const std::map<std::string, Case> all = {
+      {"rows_e2m1_product", {DType::BF16, per_row, false, false, true}},
+      {"columns_e4m3_row_fold_product", {DType::BF16, e4m3_columns, false, true, true}},
+      {"nvfp4_product", {DType::BF16, nvfp4, false, false, true}},
+      {"nvfp4_stochastic8", {DType::BF16, with(nvfp4, stochastic8)}},
+      {"nvfp4_stochastic8_product", {DType::BF16, with(nvfp4, stochastic8), false, false, true}},
+      {"nvfp4_transposed_rht16_product", {DType::BF16, with(with(nvfp4, transposed), rht), false, false, true}},
+      {"nvfp4_stochastic8_transposed_rht16_product",
+       {DType::BF16, with(with(with(nvfp4, stochastic8), transposed), rht), false, false, true}},
+      {"nvfp4_four_over_six", {DType::BF16, with(nvfp4, four_over_six)}},
+      {"nvfp4_eden_rht128_product", {DType::BF16, with(nvfp4, eden), false, false, true}},
+      {"nvfp4_eden_transposed_rht128_product", {DType::BF16, with(with(nvfp4, eden), transposed), false, false, true}},
+      {"mxfp4_quest_rht32", {DType::BF16, with(mxfp4, quest)}},
+      {"mxfp4_quartet_rht32", {DType::BF16, with(mxfp4, quartet)}},
+      {"mxfp4_quartet_transposed_rht32", {DType::BF16, with(with(mxfp4, quartet), transposed)}},
       {"rows_e2m1", {DType::BF16, per_row}},
       {"rows_e2m1_f32", {DType::F32, per_row}},
       {"rows_e2m1_transposed", {DType::BF16, with(per_row, transposed)}},
@@ -80,6 +115,9 @@ void quantise(benchmark::State& state, const Case& c) {
   context.random = {kSeed, 2, 3};
   context.signs = {kSeed, 4, 5};
   if (c.col_fold) context.col_fold = fold;
+  const OwnedTensor of_rows = normal_on_gpu(DType::F32, 1, rows);
+  if (c.row_fold) context.row_fold = of_rows;
+  context.for_product = c.product;
   Arena arena(Device::Cuda);
   double bytes = static_cast<double>(x.view().bytes());
   {

@@ -1,24 +1,51 @@
 // A whole training step on the GPU by recipe: milliseconds, tokens/s, ratio to the BF16 step of the same run, model
-// FLOP/s, memory; then, from steps that wait after each op, where the time goes.
+// FLOP/s; memory as it was predicted, as tensors took it at most, and as the GPU says; then, from steps that wait after
+// each op, where the time goes.
 #include <cuda_runtime.h>
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <map>
 
 #include "bench/train/step_timer.h"
-#include "nibble/train/run_info.h"
+#include "nibble/train/memory.h"
 
 namespace nibble::bench {
 namespace {
 
 std::map<std::string, double> g_baseline_seconds;  // by model: of the first recipe that ran
 
-void cuda_step(benchmark::State& state, const char* model, std::int64_t sequences, const char* recipe_name) {
+constexpr double kGiB = 1 << 30;
+
+/// The tensors of a model and its optimizer, and the most that its arenas held.
+double tensor_bytes(StepTimer& timer) {
+  std::size_t bytes = timer.model.flat_values().bytes() + timer.model.gradient_bytes() + timer.optimizer->bytes() +
+                      timer.model.working_copy_peak_bytes() + timer.model.activation_peak_bytes();
+  timer.model.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
+  return static_cast<double>(bytes);
+}
+
+void cuda_step(benchmark::State& state, const char* model, std::int64_t sequences, const char* recipe_name,
+               StepMemory memory = {}) {
   if (cuda_devices() == 0) return state.SkipWithError("no GPU here");
   const std::string root = NIBBLE_SOURCE_DIR;
-  const LlamaConfig config = load_llama_config(root + "/models/" + model + ".toml");
+  LlamaConfig config = load_llama_config(root + "/models/" + model + ".toml");
+  config.seq = std::min<std::int64_t>(config.seq, 2048);
   const Recipe recipe = load_recipe(root + "/recipes/" + recipe_name + ".toml");
-  StepTimer timer(config, recipe, sequences, Device::Cuda);
+  TrainConfig run;
+  run.model = config;
+  run.batch = run.micro_batch = sequences;
+  run.device = Device::Cuda;
+  run.optimizer = memory.optimizer;
+  run.gradients = memory.gradients;
+  run.recompute = memory.recompute;
+  run.quality_every = 0;
+  const MemoryPlan plan = plan_memory(memory_question(run, recipe));
+  if (plan.total() > static_cast<double>(cuda_device().free_memory)) {
+    return state.SkipWithError("more memory is predicted than there is");
+  }
+  StepTimer timer(config, recipe, sequences, Device::Cuda, memory);
+  timer.model.reserve(plan);
   timer.set_profiled(false);
   timer.run(false);
   timer.run(false);
@@ -40,7 +67,9 @@ void cuda_step(benchmark::State& state, const char* model, std::int64_t sequence
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
   cudaMemGetInfo(&free_bytes, &all_bytes);
-  state.counters["GiB"] = static_cast<double>(all_bytes - free_bytes) / (1 << 30);
+  state.counters["GiB"] = static_cast<double>(all_bytes - free_bytes) / kGiB;
+  state.counters["GiB_tensors"] = tensor_bytes(timer) / kGiB;
+  state.counters["GiB_predicted"] = plan.tensors() / kGiB;
 
   timer.set_profiled(true);
   constexpr std::size_t kProfiled = 3;
@@ -71,6 +100,24 @@ NIBBLE_CUDA_STEP("llama-1.3b", 8, "ablations/wang2025-fused", llama1b_wang2025_f
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet", llama1b_quartet);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet2", llama1b_quartet2);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "nvfp4", llama1b_nvfp4);
+
+// What memory costs in time: against the same recipe above.
+constexpr StepMemory kParts{.recompute = Recompute::BlockParts};
+constexpr StepMemory kBlocks{.recompute = Recompute::Block};
+constexpr StepMemory kLeast{OptimizerKind::AdamWFp8, DType::BF16, Recompute::Block};
+#define NIBBLE_CUDA_STEP_IN(MEMORY, MODEL, SEQUENCES, RECIPE, TAG)    \
+  BENCHMARK_CAPTURE(cuda_step, TAG, MODEL, SEQUENCES, RECIPE, MEMORY) \
+      ->Unit(benchmark::kMillisecond)                                 \
+      ->UseManualTime()                                               \
+      ->Iterations(5)
+NIBBLE_CUDA_STEP_IN(kParts, "llama-1.3b", 8, "bf16", llama1b_bf16_recompute_parts);
+NIBBLE_CUDA_STEP_IN(kBlocks, "llama-1.3b", 8, "bf16", llama1b_bf16_recompute_blocks);
+NIBBLE_CUDA_STEP_IN(kLeast, "llama-1.3b", 8, "bf16", llama1b_bf16_least_memory);
+NIBBLE_CUDA_STEP_IN(kBlocks, "llama-1.3b", 8, "ablations/wang2025-fused", llama1b_wang2025_fused_recompute_blocks);
+NIBBLE_CUDA_STEP_IN(kLeast, "llama2-7b", 8, "bf16", llama7b_bf16_least_memory);
+NIBBLE_CUDA_STEP_IN(kLeast, "llama2-7b", 8, "fp4-direct", llama7b_fp4_direct_least_memory);
+NIBBLE_CUDA_STEP_IN(kLeast, "llama2-7b", 8, "ablations/wang2025-fused", llama7b_wang2025_fused_least_memory);
+NIBBLE_CUDA_STEP_IN(kLeast, "llama2-7b", 8, "quartet2", llama7b_quartet2_least_memory);
 
 }  // namespace
 }  // namespace nibble::bench

@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "nibble/ops/reduce.h"
 #include "nibble/tensor/device.h"
 #include "nibble/train/optimizer.h"
 #include "nibble/train/telemetry.h"
@@ -20,6 +19,13 @@ namespace nibble::bench {
 
 // A recipe that acts late in a run begins to act within a bench.
 inline constexpr std::int64_t kSteps = 100;
+
+/// How a step keeps its memory small.
+struct StepMemory {
+  OptimizerKind optimizer = OptimizerKind::AdamW;
+  DType gradients = DType::F32;
+  Recompute recompute = Recompute::None;
+};
 
 struct StepTimer {
   LlamaConfig config;
@@ -31,12 +37,14 @@ struct StepTimer {
   StepProfile* receiver = nullptr;
   std::uint32_t step = 0;
 
-  StepTimer(const LlamaConfig& c, const Recipe& recipe, std::int64_t n, Device device = Device::Cpu)
+  StepTimer(const LlamaConfig& c, const Recipe& recipe, std::int64_t n, Device device = Device::Cpu,
+            StepMemory memory = {})
       : config(c),
         sequences(n),
-        model(c, recipe, 1, DType::BF16, device),
-        optimizer(make_optimizer(OptimizerKind::AdamW, model)),
+        model(c, recipe, 1, DType::BF16, device, storage_for(memory.optimizer, memory.gradients)),
+        optimizer(make_optimizer(memory.optimizer, model)),
         profile(device) {
+    model.set_recompute(memory.recompute);
     std::mt19937 rng(1);
     tokens.resize(static_cast<std::size_t>(n * c.seq));
     for (std::int32_t& t : tokens) t = static_cast<std::int32_t>(rng() % static_cast<std::uint32_t>(c.vocab));
@@ -59,7 +67,7 @@ struct StepTimer {
     AdamWStep update;
     update.lr = 1e-4f;
     update.t = step;
-    const double norm = timed(receiver, "grad norm", sum_of_squares, model.flat_grads());
+    const double norm = timed(receiver, "grad norm", [&] { return model.squares_of_gradients(); });
     update.grad_scale = norm > 1 ? static_cast<float>(1 / norm) : 1.0f;
     timed(receiver, "adamw", [&] { optimizer->step(update); });
     timed(receiver, "after update", [&] { model.after_update(step, kSteps); });

@@ -23,7 +23,7 @@ TEST(CostCommand, AnswersEveryQuestionInText) {
       run("cost --model llama-1.3b --recipe wang2025 --device h100-sxm --tokens 100B --eff-n 0.7 --eff-d 0.9");
   EXPECT_EQ(out.code, 0);
   for (const char* part :
-       {"attention.qkv", "optimizer", "twelve products", "master weights", "tokens/s predicted", "USD",
+       {"attention.qkv", "optimizer", "twelve products", "working copies of the weights", "tokens/s predicted", "USD",
         "printed formula", "Zhou", "four-bit codes are exact in E4M3", "effN 0.7", "worth it"}) {
     EXPECT_NE(out.text.find(part), std::string::npos) << part << "\n" << out.text;
   }
@@ -57,13 +57,26 @@ TEST(CostCommand, TheRunsPriceIsProportionalToTokensAndPrice) {
   EXPECT_NEAR(b["run"]["seconds"].get<double>() / a["run"]["seconds"].get<double>(), 3.0 / 8, 1e-9);
 }
 
+TEST(CostCommand, SaysWhichRunsFitByRecipeOptimizerAndRecomputation) {
+  const Output out =
+      run("cost --model llama-1.3b --recipe bf16,wang2025 --device h100-sxm --micro-batch 8 --batch 8 --memory");
+  EXPECT_EQ(out.code, 0) << out.text;
+  for (const char* part : {"bf16", "wang2025", "adamw-fp8", "recompute block-parts", "GiB"}) {
+    EXPECT_NE(out.text.find(part), std::string::npos) << part << "\n" << out.text;
+  }
+  const std::string question = "--model llama-1.3b --recipe bf16 --device h100-sxm ";
+  EXPECT_LT(cost(question + "--recompute block")["memory"]["total"].get<double>(),
+            0.6 * cost(question + "--recompute none")["memory"]["total"].get<double>());
+  EXPECT_EQ(run("cost " + question + "--recompute much").code, 2);
+}
+
 TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
   const std::pair<const char*, const char*> mistakes[] = {
       {"cost --model llama2-7b --recipe bf16 --device b2000", "did you mean 'b200'"},
       {"cost --model llama3 --recipe bf16 --device b200", "model"},
       {"cost --model llama2-7b --recipe bf16 --device b200 --tokens many", "--tokens"},
       {"cost --model llama2-7b --recipe bf16 --device b200 --batch 3 --micro-batch 2", "does not divide"},
-      {"cost --model llama2-7b --recipe bf16 --device b200 --optimizer sgd", "adamw or fp8-lm"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --optimizer sgd", "must be adamw, adamw-fp8 or fp8-lm"},
       {"cost --model llama2-7b --recipe bf16 --device b200 --devices 0", "--devices"},
       {"league", "--compare"},
       {"league --recipes bf16", "--config"},

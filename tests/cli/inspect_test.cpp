@@ -30,7 +30,7 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   EXPECT_EQ(nlohmann::json::parse(json)["recipes"].size(), 2u);
   EXPECT_TRUE(read_file(folder.path() / "a" / "inspect.html").starts_with("<!DOCTYPE html>"));
 
-  const Output second = run("inspect " + checkpoint.string() + rest + (folder.path() / "b").string());
+  const Output second = run("inspect " + checkpoint.string() + " --device cpu" + rest + (folder.path() / "b").string());
   ASSERT_EQ(second.code, 0) << second.text;
   EXPECT_TRUE(read_file(folder.path() / "b" / "inspect.json") == json);
 }
@@ -50,6 +50,7 @@ TEST(InspectCommand, MistakesGetOneSentenceAndExitCode2) {
       {known + " --recipe bf17", "bf17"},
       {known + " --recipe bf16,bf16", "listed twice"},
       {known + " --recipe bf16 --tokens -1", "--tokens"},
+      {known + " --recipe bf16 --device gpu", "must be cpu, cuda or auto"},
       {known, "--recipe"},
       {other.string() + " --recipe bf16 --text " + text + " --tokenizer " + model, "is too short"},
       {other.string() + " --recipe bf16 --text nowhere.txt --tokenizer " + model, "nowhere.txt"},

@@ -52,6 +52,7 @@ TEST(Published, ZhouRatiosFollowFromTheRates) {
 
 TEST(Published, OptimizersKeep16And6BytesAParameter) {
   EXPECT_EQ(optimizer_layout("adamw").bytes(), 16);
+  EXPECT_EQ(optimizer_layout("adamw-fp8").bytes(), 9);
   EXPECT_EQ(optimizer_layout("fp8-lm").bytes(), 6);
 }
 

@@ -274,27 +274,12 @@ RC_GTEST_PROP(TheoryProperty, ExemptingMoreLayersNeverMakesARecipeCheaper, ()) {
 
 // ---- memory ----
 
-TEST(MemoryCost, SavedBitsOfALinearLayerByRecipe) {
-  const CostAssumptions unfused;
-  CostAssumptions fused;
-  fused.fused = true;
-  EXPECT_DOUBLE_EQ(saved_bits(unquantised_recipe(ElementFormat::BF16).base(), 4096, unfused), 16);
-  Recipe trust = block_recipe(mxfp4);
-  linear_of(trust)[Operand::FpropX].quant.trust_mask = true;
-  linear_of(trust)[Operand::WgradX].source = OperandSource::Requantise;
-  EXPECT_DOUBLE_EQ(saved_bits(trust.base(), 4096, unfused), 4.25 + 1);
-  EXPECT_DOUBLE_EQ(saved_bits(block_recipe(nvfp4).base(), 4096, fused), 4.5);
-  EXPECT_DOUBLE_EQ(saved_bits(block_recipe(nvfp4).base(), 4096, unfused), 16);
-  Recipe occ = vector_recipe();
-  linear_of(occ)[Operand::FpropX].quant.clamp = {0.99, true, ResidualMode::Sparse};
-  EXPECT_NEAR(saved_bits(occ.base(), 4096, unfused), 4 + 64 * 0.02, 0.01);
-}
-
 TEST(MemoryCost, PartsAddUpAndOptimizerStatesAreCounted) {
   const LlamaConfig model = model_1b();
   for (const char* optimizer : {"adamw", "fp8-lm"}) {
     const OptimizerLayout layout = optimizer_layout(optimizer);
-    const MemoryCost cost = memory_cost(model, block_recipe(nvfp4), {64, 8, 2048}, layout, {});
+    const MemoryPlan cost =
+        memory_cost(model, block_recipe(nvfp4), {64, 8, 2048}, layout, Recompute::None, device("h100-sxm"));
     double sum = 0;
     double states = 0;
     for (std::size_t i = 0; i < cost.parts.size(); ++i) {
@@ -310,24 +295,27 @@ TEST(MemoryCost, TheLargestMicroBatchFitsAndOneMoreDoesNot) {
   const LlamaConfig model = model_1b();
   const DeviceSpec h100 = device("h100-sxm");
   const Recipe bf16 = unquantised_recipe(ElementFormat::BF16);
-  const auto total = [&](std::int64_t micro) {
-    return memory_cost(model, bf16, {micro, micro, model.seq}, optimizer_layout("adamw"), {}).total();
-  };
-  const std::int64_t most =
-      memory_cost(model, bf16, {1, 1, model.seq}, optimizer_layout("adamw"), {}).largest_micro_batch(h100, model.seq);
-  ASSERT_GT(most, 0);
-  EXPECT_LE(total(most), h100.memory_bytes);
-  EXPECT_GT(total(most + 1), h100.memory_bytes);
+  for (const Recompute level : {Recompute::None, Recompute::Block}) {
+    const auto total = [&](std::int64_t micro) {
+      return memory_cost(model, bf16, {micro, micro, model.seq}, optimizer_layout("adamw"), level, h100).total();
+    };
+    const std::int64_t most =
+        largest_micro_batch(model, bf16, {1, 1, model.seq}, optimizer_layout("adamw"), level, h100);
+    ASSERT_GT(most, 0);
+    EXPECT_LE(total(most), h100.memory_bytes);
+    EXPECT_GT(total(most + 1), h100.memory_bytes);
+  }
 }
 
 TEST(MemoryCost, QuantisedActivationsSaveMemory) {
   const LlamaConfig model = model_1b();
   Recipe saved = block_recipe(mxfp4);
   linear_of(saved)[Operand::WgradX].source = OperandSource::Requantise;
-  const auto total = [&](const Recipe& recipe) {
-    return memory_cost(model, recipe, {8, 8, 2048}, optimizer_layout("adamw"), {}).per_token;
+  const auto activations = [&](const Recipe& recipe) {
+    return memory_cost(model, recipe, {8, 8, 2048}, optimizer_layout("adamw"), Recompute::None, device("h100-sxm"))
+        .activations;
   };
-  EXPECT_LT(total(saved), 0.9 * total(unquantised_recipe(ElementFormat::BF16)));
+  EXPECT_LT(activations(saved), 0.9 * activations(unquantised_recipe(ElementFormat::BF16)));
 }
 
 }  // namespace

@@ -1,18 +1,15 @@
 // Whole models on the GPU against the CPU, by every shipped recipe.
-#include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <random>
 
 #include "nibble/model/llama.h"
 #include "tests/cuda_testing.h"
+#include "tests/recipe/shipped_recipes.h"
 
 namespace nibble {
 namespace {
 
 using testing_support::on_cpu;
-
-namespace fs = std::filesystem;
 
 LlamaConfig small() {
   LlamaConfig c;
@@ -81,21 +78,7 @@ TEST(CudaLlama, InF32GivesTheGradientOfTheCpu) {
   EXPECT_LT(distance(cpu.gradient, gpu.gradient), 2e-5);
 }
 
-std::vector<std::string> shipped() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::recursive_directory_iterator(NIBBLE_SOURCE_DIR "/recipes")) {
-    if (entry.path().extension() == ".toml") {
-      names.push_back(entry.path().lexically_relative(NIBBLE_SOURCE_DIR "/recipes").string());
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-class CudaShippedRecipe : public testing::TestWithParam<std::string> {
- protected:
-  Recipe recipe_ = load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/" + GetParam());
-};
+class CudaShippedRecipe : public testing_support::ShippedRecipe {};
 
 // The codes of equal tensors are equal bits (tests/quant). Here activations differ in their last bits after the first
 // product, and in BF16's last bit after attention, so that some codes fall to the neighbour: gradients may differ by a
@@ -124,13 +107,8 @@ TEST_P(CudaShippedRecipe, GivesTheSameBitsTwice) {
   EXPECT_EQ(first.gradient, second.gradient);
 }
 
-INSTANTIATE_TEST_SUITE_P(AllRecipes, CudaShippedRecipe, testing::ValuesIn(shipped()), [](const auto& info) {
-  std::string name = info.param.substr(0, info.param.size() - 5);
-  for (char& c : name) {
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  }
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(AllRecipes, CudaShippedRecipe, testing::ValuesIn(testing_support::shipped_recipes()),
+                         testing_support::recipe_test_name);
 
 }  // namespace
 }  // namespace nibble

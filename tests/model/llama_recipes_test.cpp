@@ -4,16 +4,16 @@
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <random>
 
 #include "nibble/model/llama.h"
+#include "tests/recipe/shipped_recipes.h"
 
 namespace nibble {
 namespace {
 
-namespace fs = std::filesystem;
+using testing_support::ShippedRecipe;
 
 // 128 is the longest group of a transform among the recipes.
 LlamaConfig small() {
@@ -66,22 +66,6 @@ State state_of(Llama& model) {
   return state;
 }
 
-std::vector<std::string> shipped() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::recursive_directory_iterator(NIBBLE_SOURCE_DIR "/recipes")) {
-    if (entry.path().extension() == ".toml") {
-      names.push_back(entry.path().lexically_relative(NIBBLE_SOURCE_DIR "/recipes").string());
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-class ShippedRecipe : public testing::TestWithParam<std::string> {
- protected:
-  Recipe recipe_ = load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/" + GetParam());
-};
-
 TEST_P(ShippedRecipe, GivesGradientsNearThoseOfBf16InEveryStage) {
   Llama bf16(small(), unquantised_recipe(ElementFormat::BF16), 3);
   Tokens t(small());
@@ -121,11 +105,8 @@ TEST_P(ShippedRecipe, HasTheSameBitsOnOneThreadAndOnThreeAndWhetherItIsMeasured)
   omp_set_num_threads(threads_before);
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, ShippedRecipe, testing::ValuesIn(shipped()), [](const auto& info) {
-  std::string name = info.param.substr(0, info.param.size() - 5);
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Recipes, ShippedRecipe, testing::ValuesIn(testing_support::shipped_recipes()),
+                         testing_support::recipe_test_name);
 
 /// All mechanisms with state: a moving average, outlier channels, oscillation resets.
 Recipe stateful() {

@@ -5,14 +5,13 @@
 #include "nibble/ops/gemm.h"
 #include "nibble/quant/quantize.h"
 #include "tests/cuda_testing.h"
-#include "tests/ops/cuda_operands.h"
 #include "tests/ops/operands.h"
+#include "tests/quant/cuda_qtensor.h"
 
 namespace nibble {
 namespace {
 
 using testing::Extent;
-using testing::GpuOperand;
 using testing::kOrders;
 using testing::make_operand;
 using testing::naive;
@@ -23,6 +22,7 @@ using testing::Order;
 using testing::stored;
 using testing_support::expect_close;
 using testing_support::expect_same_bits;
+using testing_support::GpuQTensor;
 using testing_support::on_cpu;
 using testing_support::on_gpu;
 using testing_support::random_tensor;
@@ -103,8 +103,8 @@ void expect_products(const Make& make_a, const Make& make_b, GemmPath path, doub
                                order.b_transposed, ++seed));
       const Operand a = stored(make_a(order.a_transposed), s.m, s.k, order.a_transposed, seed);
       const Operand b = stored(make_b(order.b_transposed), s.n, s.k, order.b_transposed, seed + 1000);
-      const GpuOperand p(a.q);
-      const GpuOperand q(b.q);
+      const GpuQTensor p(a.q);
+      const GpuQTensor q(b.q);
       const GemmOperand x{p.q, order.a_transposed};
       const GemmOperand y{q.q, order.b_transposed};
       // Scales that lie along a contraction do not in the tiny extents that one block covers.
@@ -145,8 +145,8 @@ TEST(CudaGemmFp8, EveryPairOfCodesMultipliesExactly) {
           set_code(b, code, i, code);
         }
       }
-      const GpuOperand p(a.q);
-      const GpuOperand q(b.q);
+      const GpuQTensor p(a.q);
+      const GpuQTensor q(b.q);
       ASSERT_EQ(gemm_path({p.q}, {q.q}), GemmPath::Fp8);
       expect_product(a, b, {p.q}, {q.q}, {16, 16, k}, 0);
     }
@@ -161,7 +161,7 @@ TEST(CudaGemmFp8, EveryEightBitCodeKeepsItsValue) {
   for (std::int64_t r = 0; r < n; ++r) {
     for (std::int64_t c = 0; c < n; ++c) set_code(identity, r, c, r == c ? 2 : 0);
   }
-  const GpuOperand q(identity.q);
+  const GpuQTensor q(identity.q);
   for (const ElementFormat format : {ElementFormat::E4M3, ElementFormat::E5M2}) {
     for (const bool transposed : {false, true}) {
       const Operand a = make_operand(element(format), n, n, 1);
@@ -170,7 +170,7 @@ TEST(CudaGemmFp8, EveryEightBitCodeKeepsItsValue) {
         const float value = format == ElementFormat::E4M3 ? e4m3_decode(c) : e5m2_decode(c);
         a.q.codes.data<std::uint8_t>()[code] = float_is_finite(value) ? c : 0;
       }
-      const GpuOperand p(a.q);
+      const GpuQTensor p(a.q);
       expect_product(a, identity, {p.q, transposed}, {q.q}, {n, n, n}, 0);
     }
   }
@@ -226,8 +226,8 @@ TEST(CudaGemmFp8, RowBlocksSecondLevelsAndDeviceScales) {
   second.tensor_scale = 0.01f;
   const Operand a = make_operand(rows, s.m, s.k, 1);
   const Operand b = make_operand(second, s.n, s.k, 2);
-  GpuOperand p(a.q);
-  GpuOperand q(b.q);
+  GpuQTensor p(a.q);
+  GpuQTensor q(b.q);
   for (int on_device = 0; on_device < 2; ++on_device) {
     ASSERT_EQ(gemm_path({p.q}, {q.q}), GemmPath::Fp8);
     expect_product(a, b, {p.q}, {q.q}, s, 0x1p-22);
@@ -244,8 +244,8 @@ TEST(CudaGemmFp8, FoldedScalesAreLeftOut) {
   OperandSpec w = element(ElementFormat::E2M1, ScaleFormat::F32, Granularity::per_row());
   w.tensor_scale = 5.0f;
   const Operand b = make_operand(w, s.k, s.n, 2);
-  const GpuOperand p(a.q);
-  const GpuOperand q(b.q);
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
   ASSERT_EQ(gemm_path({p.q}, {q.q, true, true}), GemmPath::Fp8);
   expect_product(a, b, {p.q}, {q.q, true, true}, s, kFp8);
   ASSERT_NE(gemm_path({p.q}, {q.q, true, false}), GemmPath::Fp8);
@@ -268,8 +268,8 @@ TEST(CudaGemmFp8, QuantisedMatricesGiveTheIntegersOfTheCpu) {
     Arena arena;
     const QTensor a = quantize(random_tensor(DType::F32, {s.m, s.k}, 1), fp4_rows(), {}, arena);
     const QTensor b = quantize(random_tensor(DType::F32, {s.n, s.k}, 2), fp4_rows(), {}, arena);
-    const GpuOperand p(a);
-    const GpuOperand q(b);
+    const GpuQTensor p(a);
+    const GpuQTensor q(b);
     for (const bool folded : {true, false}) {
       const OwnedTensor before = filled(DType::F32, s, NAN);
       const OwnedTensor expected = filled(DType::F32, s, NAN);
@@ -297,6 +297,11 @@ TEST(CudaGemmBf16, Bf16Matrices) {
 
 TEST(CudaGemmBf16, Mxfp4AndMxfp8) {
   NIBBLE_NEEDS_GPU();
+  // Through FP8: cuda_mx_gemm_test.cpp.
+  struct Bf16Products {
+    Bf16Products() { set_mx_products(MxProducts::Bf16); }
+    ~Bf16Products() { set_mx_products(MxProducts::Fp8); }
+  } bf16_products;
   const Make mxfp4 = blocks(ElementFormat::E2M1, ScaleFormat::E8M0, Granularity::block(1, 32));
   const Make mxfp8 = blocks(ElementFormat::E4M3, ScaleFormat::E8M0, Granularity::block(1, 32));
   const Make mxe5m2 = blocks(ElementFormat::E5M2, ScaleFormat::E8M0, Granularity::block(32, 1));
@@ -338,10 +343,10 @@ TEST(CudaGemmBf16, TheTensorScaleOnTheDeviceCountsLikeTheHosts) {
   const Operand b = make_operand(element(ElementFormat::BF16), s.n, s.k, 2);
   const Operand rows =
       make_operand(element(ElementFormat::E2M1, ScaleFormat::F32, Granularity::per_row()), s.n, s.k, 3);
-  GpuOperand p(a.q);
+  GpuQTensor p(a.q);
   p.put_tensor_scale_on_device();
-  const GpuOperand q(b.q);
-  const GpuOperand r(rows.q);
+  const GpuQTensor q(b.q);
+  const GpuQTensor r(rows.q);
   expect_product(a, b, {p.q}, {q.q}, s, kBf16);
   expect_product(a, rows, {p.q}, {r.q}, s, kBf16);
 }
@@ -357,8 +362,8 @@ TEST(CudaGemmBf16, QuantisedNvfp4AgreesWithTheCpu) {
   const QTensor b = quantize(random_tensor(DType::F32, {s.n, s.k}, 2), spec, {}, arena);
   const OwnedTensor expected = filled(DType::F32, s, NAN);
   gemm({a}, {b}, expected, Accumulate::Overwrite, arena);
-  GpuOperand p(a);
-  const GpuOperand q(b);
+  GpuQTensor p(a);
+  const GpuQTensor q(b);
   p.put_tensor_scale_on_device();
   ASSERT_EQ(gemm_path({p.q}, {q.q}), GemmPath::Bf16);
   expect_close(expected, gpu_gemm({p.q}, {q.q}, filled(DType::F32, s, NAN), Accumulate::Overwrite), 0x1p-18, "NVFP4");
@@ -396,8 +401,8 @@ TEST(CudaGemm, AnEmptyContractionGivesZeros) {
   const Extent s{5, 7, 0};
   const Operand a = make_operand(element(ElementFormat::BF16), s.m, s.k, 1);
   const Operand b = make_operand(element(ElementFormat::BF16), s.n, s.k, 2);
-  const GpuOperand p(a.q);
-  const GpuOperand q(b.q);
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
   const OwnedTensor zero = filled(DType::F32, s, 0.0f);
   const OwnedTensor three = filled(DType::F32, s, 3.0f);
   expect_same_bits(zero, gpu_gemm({p.q}, {q.q}, filled(DType::F32, s, NAN), Accumulate::Overwrite), "overwritten");
@@ -409,8 +414,8 @@ TEST(CudaGemm, AProductWithoutRowsLeavesNothing) {
   const Extent s{0, 7, 32};
   const Operand a = make_operand(element(ElementFormat::E2M1), s.m, s.k, 1);
   const Operand b = make_operand(element(ElementFormat::E2M1), s.n, s.k, 2);
-  const GpuOperand p(a.q);
-  const GpuOperand q(b.q);
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
   EXPECT_EQ(gpu_gemm({p.q}, {q.q}, filled(DType::F32, s, NAN), Accumulate::Overwrite).view().numel(), 0);
 }
 
@@ -424,8 +429,8 @@ TEST(CudaGemm, TwoRunsGiveTheSameBits) {
   for (const OperandSpec& spec : specs) {
     const Operand a = make_operand(spec, s.m, s.k, 1);
     const Operand b = make_operand(spec, s.n, s.k, 2);
-    const GpuOperand p(a.q);
-    const GpuOperand q(b.q);
+    const GpuQTensor p(a.q);
+    const GpuQTensor q(b.q);
     const OwnedTensor before = filled(DType::BF16, s, 1.0f);
     const OwnedTensor first = gpu_gemm({p.q}, {q.q}, before, Accumulate::Add);
     for (int i = 0; i < 5; ++i) {
@@ -440,8 +445,8 @@ TEST(CudaGemm, TallProductsGoPanelByPanel) {
   const Extent s{9000, 3970, 48};
   const Operand a = make_operand(element(ElementFormat::E2M1, ScaleFormat::F32, Granularity::per_row()), s.m, s.k, 1);
   const Operand b = make_operand(element(ElementFormat::E2M1, ScaleFormat::F32, Granularity::per_row()), s.n, s.k, 2);
-  const GpuOperand p(a.q);
-  const GpuOperand q(b.q);
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
   Arena arena;
   const OwnedTensor expected = filled(DType::BF16, s, 3.0f);
   const OwnedTensor got = gpu_gemm({p.q}, {q.q}, expected, Accumulate::Add);
@@ -453,8 +458,8 @@ TEST(CudaGemm, MismatchedExtentsThrow) {
   NIBBLE_NEEDS_GPU();
   const Operand a = make_operand(element(ElementFormat::BF16), 8, 16, 1);
   const Operand b = make_operand(element(ElementFormat::BF16), 8, 17, 2);
-  const GpuOperand p(a.q);
-  const GpuOperand q(b.q);
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
   Arena scratch(Device::Cuda);
   const OwnedTensor c(DType::F32, {8, 8}, Device::Cuda);
   const OwnedTensor narrow(DType::F32, {8, 7}, Device::Cuda);

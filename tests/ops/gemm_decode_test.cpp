@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "nibble/ops/operand_scales.h"
 #include "tests/ops/operands.h"
 
 namespace nibble {
@@ -17,8 +18,8 @@ using testing::OperandSpec;
 template <class T, class Expected>
 void expect_decoded(const Operand& x, bool transposed, Expected expected) {
   const GemmOperand operand{x.q, transposed};
-  const std::int64_t outer = cpu::outer_extent(operand);
-  const std::int64_t k = cpu::inner_extent(operand);
+  const std::int64_t outer = outer_extent(operand);
+  const std::int64_t k = inner_extent(operand);
   const std::int64_t begin = 2;
   std::vector<T> out(static_cast<std::size_t>((outer - begin) * k));
   std::vector<T> scratch(static_cast<std::size_t>(cpu::decode_scratch(outer - begin)));
@@ -147,8 +148,8 @@ TEST(GemmDecode, BlockScalesFollowTheContractionInBothStorageOrders) {
                                  static_cast<int>(format), transposed));
         const Operand x = make_operand(spec_of(ElementFormat::E2M1, granularity, format), 75, 150, 1);
         const GemmOperand operand{x.q, transposed};
-        const std::int64_t k = cpu::inner_extent(operand);
-        const std::int64_t n = cpu::outer_extent(operand);
+        const std::int64_t k = inner_extent(operand);
+        const std::int64_t n = outer_extent(operand);
         EXPECT_EQ(cpu::inner_block(operand), transposed ? granularity.rows : granularity.cols);
         std::vector<float> scales(static_cast<std::size_t>(n * 10));
         cpu::fill_block_scales(operand, 5, n, 16, scales.data(), 10);

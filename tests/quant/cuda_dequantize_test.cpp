@@ -7,12 +7,12 @@ namespace {
 using namespace testing_support;
 
 void expect_same_values(const QTensor& q, const char* what) {
-  const GpuQTensor gpu(q);
+  const GpuQTensor gpu = as_quantised_on_gpu(q);
   for (const DType dtype : {DType::F32, DType::BF16}) {
     const OwnedTensor want(dtype, {q.rows, q.cols});
     const OwnedTensor got(dtype, {q.rows, q.cols}, Device::Cuda);
     dequantize(q, want);
-    dequantize(*gpu, got);
+    dequantize(gpu.q, got);
     expect_same_bits(want, got, what);
   }
 }

@@ -13,13 +13,13 @@ void expect_same_derivative(const Tensor& w, const QuantSpec& spec, float k, flo
                                   << static_cast<int>(spec.scale));
   Arena arena;
   const QTensor q = quantize(w, spec, {}, arena);
-  const GpuQTensor gpu(q);
+  const GpuQTensor gpu = as_quantised_on_gpu(q);
   const OwnedTensor want(DType::F32, {w.rows(), w.cols()});
   std::fill_n(want.view().data<float>(), want.view().numel(), gradient);
   const OwnedTensor got = on_gpu(want);
   const OwnedTensor w_gpu = on_gpu(w);
   dge_apply(want, w, q, spec, k, clip);
-  dge_apply(got, w_gpu, *gpu, spec, k, clip);
+  dge_apply(got, w_gpu, gpu.q, spec, k, clip);
   expect_same_bits(want, got, "dge_apply");
 }
 

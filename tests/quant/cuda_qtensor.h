@@ -1,4 +1,4 @@
-// QTensors of the CPU on the GPU, so that tests of what reads them need no quantiser there.
+// QTensors and contexts of the CPU on the GPU, so that tests of what reads them need no quantiser there.
 #pragma once
 
 #include <vector>
@@ -8,29 +8,57 @@
 
 namespace nibble::testing_support {
 
-/// A copy on the GPU, the second level of Nvfp4 where the GPU's quantiser keeps it: in device_scale.
+/// A QTensor whose tensors lie on the GPU, with their memory.
 class GpuQTensor {
  public:
-  explicit GpuQTensor(const QTensor& q) : q_(q) {
-    for (Tensor* part : {&q_.codes, &q_.scales, &q_.outer_scales, &q_.mask, &q_.element_scales, &q_.residual.row_begin,
-                         &q_.residual.col, &q_.residual.value}) {
+  explicit GpuQTensor(const QTensor& from) : q(from) {
+    for (Tensor* part : {&q.codes, &q.scales, &q.device_scale, &q.outer_scales, &q.mask, &q.residual.row_begin,
+                         &q.residual.col, &q.residual.value, &q.element_scales}) {
       if (part->defined()) *part = keep(on_gpu(*part));
     }
-    if (q.scale_format != ScaleFormat::UE4M3 || q.outer_scales.defined()) return;
+  }
+
+  /// Moves the tensor scale to the device, where the GPU's quantiser leaves that of Nvfp4.
+  void put_tensor_scale_on_device() {
     OwnedTensor scale(DType::F32, {1});
     scale.view().data<float>()[0] = q.tensor_scale;
-    q_.device_scale = keep(on_gpu(scale));
-    q_.tensor_scale = 1.0f;
+    q.device_scale = keep(on_gpu(scale));
+    q.tensor_scale = 1.0f;
   }
-  const QTensor& operator*() const { return q_; }
+
+  QTensor q;
 
  private:
   Tensor keep(OwnedTensor tensor) {
     memory_.push_back(std::move(tensor));
     return memory_.back();
   }
-  QTensor q_;
   std::vector<OwnedTensor> memory_;
+};
+
+/// A copy as the GPU's quantiser leaves it: the second level of Nvfp4 in device_scale.
+inline GpuQTensor as_quantised_on_gpu(const QTensor& q) {
+  GpuQTensor there(q);
+  if (q.scale_format == ScaleFormat::UE4M3 && !q.outer_scales.defined()) there.put_tensor_scale_on_device();
+  return there;
+}
+
+/// A context whose tensors lie on the GPU, with their memory.
+class GpuContext {
+ public:
+  explicit GpuContext(const QuantizeContext& context) : context_(context) {
+    int i = 0;
+    for (Tensor* part : {&context_.row_fold, &context_.col_fold, &context_.reference}) {
+      if (!part->defined() || part->numel() == 0) continue;
+      memory_[i] = on_gpu(*part);
+      *part = memory_[i++];
+    }
+  }
+  const QuantizeContext& operator*() const { return context_; }
+
+ private:
+  QuantizeContext context_;
+  OwnedTensor memory_[3];
 };
 
 }  // namespace nibble::testing_support

@@ -24,22 +24,17 @@ void expect_same_quality(const QuantQuality& want, const QuantQuality& got) {
 }
 
 /// x quantised on the CPU, and measured on either device; folds where they are given.
-void expect_same_measurement(const Tensor& x, const QuantSpec& spec, QuantizeContext context) {
+void expect_same_measurement(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context) {
   Arena arena;
   const QTensor q = quantize(x, spec, context, arena);
   const QuantQuality want = measure_quality(x, q, spec, context, arena);
-  const GpuQTensor q_gpu(q);
+  const GpuQTensor q_gpu = as_quantised_on_gpu(q);
   const OwnedTensor x_gpu = on_gpu(x);
-  std::vector<OwnedTensor> memory;
-  for (Tensor* part : {&context.row_fold, &context.col_fold, &context.reference}) {
-    if (!part->defined()) continue;
-    memory.push_back(on_gpu(*part));
-    *part = memory.back();
-  }
+  const GpuContext context_gpu(context);
   Arena scratch(Device::Cuda);
-  const QuantQuality got = measure_quality(x_gpu, *q_gpu, spec, context, scratch);
+  const QuantQuality got = measure_quality(x_gpu, q_gpu.q, spec, *context_gpu, scratch);
   expect_same_quality(want, got);
-  const QuantQuality again = measure_quality(x_gpu, *q_gpu, spec, context, scratch);
+  const QuantQuality again = measure_quality(x_gpu, q_gpu.q, spec, *context_gpu, scratch);
   EXPECT_EQ(got.noise, again.noise);
   EXPECT_EQ(got.error, again.error);
 }

@@ -4,32 +4,16 @@
 
 #include "nibble/quant/quantize.h"
 #include "tests/cuda_testing.h"
+#include "tests/quant/cuda_qtensor.h"
 #include "tests/quant/quantize_cases.h"
 
 namespace nibble {
 namespace {
 
 using testing_support::expect_same_bits;
+using testing_support::GpuContext;
 using testing_support::on_cpu;
 using testing_support::on_gpu;
-
-/// A context and its tensors on the GPU.
-class GpuContext {
- public:
-  explicit GpuContext(const QuantizeContext& context) : context_(context) {
-    int i = 0;
-    for (Tensor* part : {&context_.row_fold, &context_.col_fold, &context_.reference}) {
-      if (!part->defined() || part->numel() == 0) continue;
-      memory_[i] = on_gpu(*part);
-      *part = memory_[i++];
-    }
-  }
-  const QuantizeContext& operator*() const { return context_; }
-
- private:
-  QuantizeContext context_;
-  OwnedTensor memory_[3];
-};
 
 void expect_same_part(const Tensor& want, const Tensor& got, const char* what) {
   ASSERT_EQ(want.defined(), got.defined()) << what;
@@ -337,24 +321,9 @@ TEST(CudaQuantize, FloatsOfEveryExponentGiveTheBitsOfTheCpu) {
 
 TEST(CudaQuantize, ZeroSubnormalHugeAndInfiniteInputsGiveTheBitsOfTheCpu) {
   NIBBLE_NEEDS_GPU();
-  const float inf = std::numeric_limits<float>::infinity();
-  const float max = std::numeric_limits<float>::max();
-  const std::vector<std::vector<float>> rows = {
-      {0, 0, 0, 0, 0},
-      {-0.0f, 0, -0.0f, 0, 0},
-      {1e-45f, -1e-45f, 0, 0, 0},
-      {1e-40f, 3e-41f, 0, -1e-40f, 0},
-      {1.2e-38f, -3e-39f, 0, 0, 1e-45f},
-      {2.5e-38f, 1e-38f, -2e-38f, 0, 0},
-      {max, -max, 1, 0, max / 2},
-      {inf, 1, -1, 0, 2},
-      {-inf, inf, 0, 1e-45f, max},
-      {max, 1e-45f, 0, 0, 0},
-      {6, 5, -5, 2.5f, 0.25f},
-  };
   for (const Case& c : all_cases()) {
     for (const DType dtype : {DType::F32, DType::BF16}) {
-      for (std::vector<float> values : rows) {
+      for (std::vector<float> values : extreme_rows()) {
         // An infinite sum or bound makes NaN somewhere, whose bits are not promised.
         const bool finite = std::all_of(values.begin(), values.end(), [](float v) { return std::abs(v) < 1e19f; });
         if (!finite && (sums_over_blocks(c.spec) || c.spec.clamp.enabled())) continue;

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/quant/quantiser.h"
 #include "tests/quant/reference_quantize.h"
 
@@ -171,6 +173,25 @@ inline std::vector<float> awkward_values(std::int64_t n, std::uint64_t seed) {
     }
   }
   return x;
+}
+
+/// Rows of five values with zeros of both signs, subnormals, the largest floats and infinities, and one of ties.
+inline std::vector<std::vector<float>> extreme_rows() {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float max = std::numeric_limits<float>::max();
+  return {
+      {0, 0, 0, 0, 0},
+      {-0.0f, 0, -0.0f, 0, 0},
+      {1e-45f, -1e-45f, 0, 0, 0},
+      {1e-40f, 3e-41f, 0, -1e-40f, 0},
+      {1.2e-38f, -3e-39f, 0, 0, 1e-45f},
+      {2.5e-38f, 1e-38f, -2e-38f, 0, 0},
+      {max, -max, 1, 0, max / 2},
+      {inf, 1, -1, 0, 2},
+      {-inf, inf, 0, 1e-45f, max},
+      {max, 1e-45f, 0, 0, 0},
+      {6, 5, -5, 2.5f, 0.25f},
+  };
 }
 
 inline void expect_same(const QTensor& q, const reference::Result& want) {

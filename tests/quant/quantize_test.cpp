@@ -121,23 +121,10 @@ TEST(Quantize, EveryBf16ValueRoundsAsItsFloatDoes) {
 }
 
 TEST(Quantize, ZeroSubnormalHugeAndInfiniteInputsNeverMakeNaN) {
-  const float inf = std::numeric_limits<float>::infinity();
   const float max = std::numeric_limits<float>::max();
-  const std::vector<std::vector<float>> rows = {
-      {0, 0, 0, 0, 0},
-      {-0.0f, 0, -0.0f, 0, 0},
-      {1e-45f, -1e-45f, 0, 0, 0},
-      {1e-40f, 3e-41f, 0, -1e-40f, 0},
-      {1.2e-38f, -3e-39f, 0, 0, 1e-45f},
-      {2.5e-38f, 1e-38f, -2e-38f, 0, 0},
-      {max, -max, 1, 0, max / 2},
-      {inf, 1, -1, 0, 2},
-      {-inf, inf, 0, 1e-45f, max},
-      {max, 1e-45f, 0, 0, 0},
-  };
   for (const Case& c : cases()) {
     for (const DType dtype : {DType::F32, DType::BF16}) {
-      for (const std::vector<float>& row : rows) {
+      for (const std::vector<float>& row : extreme_rows()) {
         std::vector<float> values = row;
         const bool finite_input = std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); });
         const OwnedTensor x = reference::make_tensor(dtype, 1, 5, values);

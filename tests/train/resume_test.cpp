@@ -7,6 +7,7 @@
 
 #include "nibble/train/checkpoint.h"
 #include "tests/cuda_testing.h"
+#include "tests/recipe/shipped_recipes.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {
@@ -15,12 +16,8 @@ namespace {
 namespace fs = std::filesystem;
 constexpr int kSteps = 10;
 
-std::vector<std::string> shipped_recipes() {
-  std::vector<std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(std::string(NIBBLE_SOURCE_DIR) + "/recipes")) {
-    if (entry.path().extension() == ".toml") files.push_back(fs::relative(entry.path(), NIBBLE_SOURCE_DIR).string());
-  }
-  std::sort(files.begin(), files.end());
+std::vector<std::string> recipes() {
+  std::vector<std::string> files = testing_support::shipped_recipes();
   files.emplace_back("tests/recipe/stochastic.toml");
   return files;
 }
@@ -114,12 +111,7 @@ TEST_P(ResumeOf, OnTheGpuARunStoppedAtRandomStepsEqualsTheUninterruptedOneBitFor
   expect_resume_changes_nothing(GetParam(), Device::Cuda);
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, ResumeOf, testing::ValuesIn(shipped_recipes()),
-                         [](const testing::TestParamInfo<std::string>& test) {
-                           std::string name = fs::path(test.param).stem().string();
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Recipes, ResumeOf, testing::ValuesIn(recipes()), testing_support::recipe_test_name);
 
 }  // namespace
 }  // namespace nibble

@@ -20,11 +20,12 @@ class CostCommand final : public Command {
   std::string examples() const override {
     return "  nibble cost --model llama-1.3b --recipe wang2025 --device h100-sxm --tokens 100B\n"
            "  nibble cost --model llama2-7b --recipe ./mine.toml --device b200 --devices 8 --eff-n 0.64 --eff-d 0.94\n"
-           "  nibble cost --model quartet-30m --recipe fp4-direct --device cpu --json";
+           "  nibble cost --model quartet-30m --recipe fp4-direct --device cpu --json\n"
+           "  nibble cost --model llama2-7b --recipe all --device h100-sxm --micro-batch 8 --seq 2048 --memory";
   }
   void declare(Arguments& a) override {
     a.text("--model", model_, "a file of models/ by name, or a path", true);
-    a.text("--recipe", recipe_, "recipe by name or file", true);
+    a.list("--recipe", recipes_, "recipe by name or file; with --memory several, or all", true);
     a.text("--device", device_, "a file of devices/ by name, or a path; cpu: this machine, measured");
     a.integer("--batch", batch_, "sequences an optimizer step on each device; 0: about 2^19 tokens");
     a.integer("--micro-batch", micro_batch_, "sequences a pass; 0: about 2^14 tokens");
@@ -32,7 +33,11 @@ class CostCommand final : public Command {
     a.text("--tokens", tokens_, "of the whole run (suffixes k, M, G or B, T); empty: 20 a parameter");
     a.number("--price", price_, "USD a device and hour; negative: the device file's");
     a.integer("--devices", devices_, "devices that share the run");
-    a.text("--optimizer", optimizer_, "adamw or fp8-lm");
+    a.text("--optimizer", optimizer_, "adamw, adamw-fp8 or fp8-lm");
+    a.text("--gradients", gradients_, "f32 or bf16, of the weights of linear layers");
+    a.text("--recompute", recompute_,
+           "none, block-parts or block: what the backward computes again; counted in memory");
+    a.flag("--memory", memory_, "only the memory, by recipe, optimizer and level of recomputation");
     a.flag("--fused", fused_, "quantisers read a tensor once, its amax being known");
     a.text("--law", law_, "scaling law for the loss: a file of laws/ by name, or a path");
     a.number("--eff-n", eff_n_, "effN of the recipe; negative: the law file's");
@@ -40,7 +45,12 @@ class CostCommand final : public Command {
     a.flag("--json", json_, "print JSON");
   }
   int run() override {
-    const CostQuestion question = read_question();
+    const std::vector<Recipe> recipes = read_recipes();
+    const CostQuestion question = read_question(recipes.front());
+    if (memory_) {
+      fmt::print("{}", memory_matrix(question, recipes));
+      return 0;
+    }
     const CostEstimate estimate = estimate_cost(question);
     const CostLoss loss = predict_loss_of(question);
     fmt::print("{}", json_ ? cost_json(question, estimate, loss) : cost_text(question, estimate, loss));
@@ -48,14 +58,24 @@ class CostCommand final : public Command {
   }
 
  private:
-  CostQuestion read_question() const {
+  std::vector<Recipe> read_recipes() const {
+    const bool all = recipes_ == std::vector<std::string>{"all"};
+    if (!memory_ && (all || recipes_.size() != 1))
+      user_error("--recipe names several recipes: that goes with --memory");
+    std::vector<Recipe> recipes;
+    for (const std::string& name : all ? known_recipes() : recipes_) recipes.push_back(load_recipe(find_recipe(name)));
+    return recipes;
+  }
+
+  CostQuestion read_question(const Recipe& recipe) const {
     CostQuestion q;
     q.model = load_llama_config(find_data_file("models", model_, "model"));
-    q.recipe = load_recipe(find_recipe(recipe_));
+    q.recipe = recipe;
     q.device = device_ == "cpu" ? this_cpu() : load_device(find_data_file("devices", device_, "device"));
     q.assumptions.fused = fused_;
     q.assumptions.transposed_copies = !q.device.is_cpu;
-    q.optimizer = optimizer_layout(optimizer_);
+    q.optimizer = optimizer_layout(optimizer_, gradients_);
+    q.recompute = read_recompute();
     if (seq_ < 0 || batch_ < 0 || micro_batch_ < 0) user_error("--seq, --batch and --micro-batch must not be negative");
     if (devices_ < 1) user_error("--devices is {}, must be at least 1", devices_);
     q.model.seq = seq_ > 0 ? seq_ : q.model.seq;
@@ -78,6 +98,13 @@ class CostCommand final : public Command {
     if (price_ >= 0) q.device.price_date.clear();
     q.usd_per_device_hour = price_ >= 0 ? price_ : q.device.usd_per_hour;
     return q;
+  }
+
+  Recompute read_recompute() const {
+    for (const auto& [name, level] : kRecomputeNames) {
+      if (name == recompute_) return level;
+    }
+    user_error("--recompute is '{}', must be none, block-parts or block", recompute_);
   }
 
   CostLoss predict_loss_of(const CostQuestion& q) const {
@@ -104,10 +131,12 @@ class CostCommand final : public Command {
     return loss;
   }
 
-  std::string model_, recipe_, device_ = "cpu", tokens_, optimizer_ = "adamw", law_ = "quartet";
+  std::vector<std::string> recipes_;
+  std::string model_, device_ = "cpu", tokens_, optimizer_ = "adamw", gradients_ = "f32", recompute_ = "none",
+                      law_ = "quartet";
   std::int64_t batch_ = 0, micro_batch_ = 0, seq_ = 0, devices_ = 1;
   double price_ = -1, eff_n_ = -1, eff_d_ = -1;
-  bool fused_ = false, json_ = false;
+  bool fused_ = false, json_ = false, memory_ = false;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "nibble/cli/cost_tables.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -64,19 +65,13 @@ std::string layer_table(const CostEstimate& e) {
   return format_table(table);
 }
 
-std::string memory_table(const CostQuestion& q, const CostEstimate& e) {
-  TextTable table;
-  table.columns = {{"memory", Align::Left}, {"bytes"}, {"%"}};
-  for (const MemoryPart& part : e.memory.parts) {
-    table.rows.push_back({part.name, bytes_text(part.bytes), share_text(part.bytes, e.memory.total())});
-  }
-  table.rows.push_back({"total", bytes_text(e.memory.total()), "100"});
+std::string memory_part(const CostQuestion& q, const CostEstimate& e) {
   const bool fits = e.memory.total() <= q.device.memory_bytes;
-  const std::int64_t most = e.memory.largest_micro_batch(q.device, q.batch.seq);
-  return format_table(table) +
-         fmt::format("{} into {} of memory; {} a pass at most\n", fits ? "fits" : "does not fit",
-                     bytes_text(q.device.memory_bytes),
-                     most == 1 ? std::string("1 sequence") : fmt::format("{} sequences", format_integer(most)));
+  return fmt::format("memory, recomputing {}\n{}\n{} into {} of memory; {} a pass at most\n",
+                     recompute_name(q.recompute), memory_table(e.memory), fits ? "fits" : "does not fit",
+                     memory_text(q.device.memory_bytes),
+                     e.largest_micro_batch == 1 ? std::string("1 sequence")
+                                                : fmt::format("{} sequences", format_integer(e.largest_micro_batch)));
 }
 
 /// The accountings of Wang and Zhou for this model's shape.
@@ -182,7 +177,7 @@ Json memory_json(const CostQuestion& q, const CostEstimate& e) {
   return {{"parts", memory},
           {"total", e.memory.total()},
           {"device", q.device.memory_bytes},
-          {"largest_micro_batch", e.memory.largest_micro_batch(q.device, q.batch.seq)}};
+          {"largest_micro_batch", e.largest_micro_batch}};
 }
 
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -205,12 +200,38 @@ std::string cost_text(const CostQuestion& q, const CostEstimate& e, const CostLo
   out += step_table(e) + "\n";
   out += fmt::format("the twelve products of block {}, one pass of {} tokens\n", e.layer_index,
                      format_integer(q.batch.micro_sequences * q.batch.seq));
-  out += layer_table(e) + "\n" + memory_table(q, e) + "\n";
+  out += layer_table(e) + "\n" + memory_part(q, e) + "\n";
   out += prediction_text(q, e);
   out += fmt::format("speed-up of the step: {:.2f}x over BF16, {:.2f}x over FP8; theoretical relative cost {:.3f}\n",
                      e.speedup_over_bf16(), e.speedup_over_fp8(), e.theoretical_cost);
   out += published_text(q) + loss_text(loss) + "\n";
   return out + worth_sentence(q, e, loss.token_factor()) + "\n";
+}
+
+std::string memory_matrix(const CostQuestion& question, const std::vector<Recipe>& recipes) {
+  constexpr std::array kLevels = {Recompute::None, Recompute::BlockParts, Recompute::Block};
+  TextTable table;
+  table.columns = {{"recipe", Align::Left}, {"optimizer", Align::Left}, {"gradients", Align::Left}};
+  for (const Recompute level : kLevels) table.columns.push_back({fmt::format("recompute {}", recompute_name(level))});
+  table.columns.push_back({"sequences that fit"});
+  CostQuestion q = question;
+  for (const Recipe& recipe : recipes) {
+    for (const auto& [optimizer, gradients] :
+         {std::pair{"adamw", "f32"}, {"adamw", "bf16"}, {"adamw-fp8", "f32"}, {"adamw-fp8", "bf16"}}) {
+      q.optimizer = optimizer_layout(optimizer, gradients);
+      std::vector<std::string> row = {recipe.name, optimizer, gradients};
+      std::string most;
+      for (const Recompute level : kLevels) {
+        row.push_back(memory_text(memory_cost(q.model, recipe, q.batch, q.optimizer, level, q.device).total()));
+        most += fmt::format("{}{}", most.empty() ? "" : " / ",
+                            largest_micro_batch(q.model, recipe, q.batch, q.optimizer, level, q.device));
+      }
+      row.push_back(most);
+      table.rows.push_back(row);
+    }
+  }
+  return fmt::format("memory of {} on {} ({}), {} sequences of {} a pass\n{}", q.model.name, q.device.title,
+                     memory_text(q.device.memory_bytes), q.batch.micro_sequences, q.batch.seq, format_table(table));
 }
 
 std::string cost_json(const CostQuestion& q, const CostEstimate& e, const CostLoss& loss) {
@@ -227,6 +248,7 @@ std::string cost_json(const CostQuestion& q, const CostEstimate& e, const CostLo
       {"device", {{"name", q.device.name}, {"title", q.device.title}, {"sources", sources}}},
       {"batch", {{"sequences", q.batch.sequences}, {"micro_sequences", q.batch.micro_sequences}, {"seq", q.batch.seq}}},
       {"optimizer", {{"name", q.optimizer.name}, {"bytes_per_parameter", q.optimizer.bytes()}}},
+      {"recompute", recompute_name(q.recompute)},
       {"fused", q.assumptions.fused},
       {"step",
        {{"parts", parts_json(e.step.parts)},

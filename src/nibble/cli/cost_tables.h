@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "nibble/cost/estimate.h"
 #include "nibble/scaling/law.h"
@@ -19,6 +20,8 @@ struct CostLoss {
 };
 
 std::string cost_text(const CostQuestion& question, const CostEstimate& estimate, const CostLoss& loss);
+/// The total memory of a run by recipe, optimizer and level of recomputation, and the most sequences a pass that fit.
+std::string memory_matrix(const CostQuestion& question, const std::vector<Recipe>& recipes);
 std::string cost_json(const CostQuestion& question, const CostEstimate& estimate, const CostLoss& loss);
 
 }  // namespace nibble

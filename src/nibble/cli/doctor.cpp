@@ -4,6 +4,7 @@
 #include "nibble/model/llama.h"
 #include "nibble/ops/attention.h"
 #include "nibble/ops/machine.h"
+#include "nibble/ops/self_test.h"
 #include "nibble/report/table.h"
 #include "nibble/tensor/device.h"
 #include "nibble/train/run_info.h"
@@ -39,10 +40,32 @@ std::string describe_gpu() {
                      attention_backend({1, 2048, 16, 16, 128}, Device::Cuda));
 }
 
+/// A line a kernel; whether none failed.
+bool print_self_tests(Device device) {
+  if (device != Device::Cuda) {
+    fmt::print(
+        "\nself-tests  none: they hold a GPU's kernels against the CPU's\n"
+        "native FP4 products: refused: they need a GPU of compute capability 10.0 or 12.0 (Blackwell)\n");
+    return true;
+  }
+  TextTable table;
+  table.columns = {{"self-test on the GPU", Align::Left}, {"result", Align::Left}, {"ms"}, {"", Align::Left}};
+  bool sound = true;
+  for (const SelfTest& test : self_tests()) {
+    sound = sound && test.verdict != SelfTest::Verdict::Failed;
+    table.rows.push_back(
+        {test.name, verdict_name(test.verdict), fmt::format("{:.0f}", 1e3 * test.seconds), test.reason});
+  }
+  fmt::print("\n{}", format_table(table));
+  return sound;
+}
+
 class DoctorCommand final : public Command {
  public:
   std::string name() const override { return "doctor"; }
-  std::string summary() const override { return "say what this machine offers and how each recipe would run on it"; }
+  std::string summary() const override {
+    return "say what this machine offers, test its GPU, and show how each recipe would run";
+  }
   std::string examples() const override { return "  nibble doctor\n  nibble doctor --recipes wang2025,./mine.toml"; }
   void declare(Arguments& a) override {
     a.list("--recipes", recipes_, "recipes by name or file; all that are known unless given");
@@ -61,7 +84,7 @@ class DoctorCommand final : public Command {
     for (const std::string& name : recipes_.empty() ? known_recipes() : recipes_)
       table.rows.push_back(probe_paths(load_recipe(find_recipe(name)), device));
     fmt::print("{}", format_table(table));
-    return 0;
+    return print_self_tests(device) ? 0 : 1;
   }
 
  private:

@@ -52,8 +52,10 @@ class GenerateCommand final : public Command {
     a.number("--temperature", temperature_, "0 takes the likeliest token");
     a.integer("--top-k", top_k_, "sample among the k likeliest tokens; 0 = all");
     a.integer("--seed", seed_, "seed of the sampling");
+    a.text("--device", device_, "where the model computes: cpu, cuda or auto (the GPU where there is one)");
   }
   int run() override {
+    const Device device = device_of(device_);
     std::filesystem::path checkpoint = run_;
     if (!std::filesystem::exists(checkpoint / "state.json")) {
       const auto newest = newest_checkpoint(run_);
@@ -64,7 +66,7 @@ class GenerateCommand final : public Command {
     const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
     const Tokenizer tokenizer = Tokenizer::load(tokenizer_.empty() ? config.data / kTokenizerFile : tokenizer_);
     const Recipe recipe = parse_recipe(state.recipe, checkpoint.string());
-    Llama model(config.model, recipe, config.seed);
+    Llama model(config.model, recipe, config.seed, DType::BF16, device);
     load_weights(checkpoint, model);
     load_recipe_state(checkpoint, state, model);
     model.prepare(0, false);
@@ -100,6 +102,7 @@ class GenerateCommand final : public Command {
   double temperature_ = 0.8;
   std::int64_t top_k_ = 40;
   std::int64_t seed_ = 1;
+  std::string device_ = "cpu";
 };
 
 }  // namespace

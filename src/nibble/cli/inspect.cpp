@@ -27,9 +27,11 @@ class InspectCommand final : public Command {
     a.path("--text", text_, "text file, as 'nibble data prepare' takes them", true);
     a.integer("--tokens", tokens_, "tokens of the text, rounded up to whole sequences; 0: two sequences");
     a.path("--tokenizer", tokenizer_, "SentencePiece model; by default the one of the run's data");
+    a.text("--device", device_, "where the passes compute: cpu, cuda or auto (the GPU where there is one)");
     a.path("--out", out_, "folder for inspect.html and inspect.json; empty: no files");
   }
   int run() override {
+    const Device device = device_of(device_);
     if (tokens_ < 0) user_error("--tokens is {}, must not be negative", tokens_);
     const std::vector<Recipe> recipes = load_recipes();
     const std::filesystem::path checkpoint = find_checkpoint(checkpoint_);
@@ -42,7 +44,7 @@ class InspectCommand final : public Command {
     const std::int64_t seq = config.model.seq;
     const std::int64_t sequences = tokens_ == 0 ? kDefaultSequences : (tokens_ - 1) / seq + 1;
     const std::vector<std::int32_t> ids = inspection_tokens(text_, Tokenizer::load(tokenizer), config.model, sequences);
-    const Inspection inspection = inspect_checkpoint(checkpoint, recipes, ids);
+    const Inspection inspection = inspect_checkpoint(checkpoint, recipes, ids, device);
     fmt::print("{}", inspection_text(inspection));
     if (!out_.empty()) {
       write_inspection(inspection, out_);
@@ -66,6 +68,7 @@ class InspectCommand final : public Command {
 
   std::filesystem::path checkpoint_, text_, tokenizer_, out_;
   std::vector<std::string> recipes_;
+  std::string device_ = "cpu";
   std::int64_t tokens_ = 0;
 };
 

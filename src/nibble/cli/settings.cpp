@@ -59,6 +59,7 @@ TrainCallbacks TrainDisplay::callbacks() {
       fmt::print(stderr, "{}: {}\n", state->label, text);
     }
   };
+  callbacks.on_memory = callbacks.on_message;
   return callbacks;
 }
 

@@ -15,7 +15,8 @@ CostEstimate estimate_cost(const CostQuestion& q) {
   e.step = step(q.recipe);
   e.bf16 = step(unquantised_recipe(ElementFormat::BF16));
   e.fp8 = step(reference_fp8());
-  e.memory = memory_cost(q.model, q.recipe, q.batch, q.optimizer, q.assumptions);
+  e.memory = memory_cost(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device);
+  e.largest_micro_batch = largest_micro_batch(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device);
   e.layer_index = q.model.layers / 2;
   const auto recipe_of = [&](const LinearShape& shape) -> const LinearRecipe& {
     const std::string name = fmt::format("layers.{}.{}", e.layer_index, shape.name);

@@ -12,6 +12,7 @@ struct CostQuestion {
   DeviceSpec device;
   Batch batch;  ///< on one device
   OptimizerLayout optimizer;
+  Recompute recompute = Recompute::None;  ///< counted in memory, not in time
   CostAssumptions assumptions;
   double tokens = 0;   ///< of the whole run
   double devices = 1;  ///< scaling is taken to be perfect: the exchange of gradients is not counted
@@ -22,8 +23,9 @@ struct CostEstimate {
   StepCost step;
   StepCost bf16;  ///< the same in BF16
   StepCost fp8;   ///< and in reference_fp8, with the recipe's exempt layers quantised too
-  MemoryCost memory;
-  LayerProducts layer;  ///< of the block in the middle, first stage
+  MemoryPlan memory;
+  std::int64_t largest_micro_batch = 0;  ///< sequences a pass that fit into the device's memory
+  LayerProducts layer;                   ///< of the block in the middle, first stage
   std::int64_t layer_index = 0;
   double theoretical_cost = 1;
 

@@ -43,13 +43,6 @@ ProductPath cpu_path(const OperandForm& a, const OperandForm& b, const DeviceSpe
 
 }  // namespace
 
-std::vector<LinearShape> block_linears(const LlamaConfig& m) {
-  return {{"attention.qkv", m.qkv_width(), m.width},
-          {"attention.output", m.width, m.width},
-          {"mlp.gate_up", 2 * m.ffn, m.width},
-          {"mlp.down", m.width, m.ffn}};
-}
-
 const char* product_name(Product product) {
   constexpr const char* kNames[] = {"fprop", "dgrad", "wgrad"};
   return kNames[static_cast<std::size_t>(product)];

@@ -9,16 +9,6 @@
 
 namespace nibble {
 
-/// A linear layer Y [T, N] = X [T, K] W^T of a block.
-struct LinearShape {
-  std::string name;          ///< "attention.qkv", ...
-  std::int64_t outputs = 0;  ///< N
-  std::int64_t inputs = 0;   ///< K
-  double weights() const { return static_cast<double>(outputs) * static_cast<double>(inputs); }
-};
-/// qkv, output, gate_up, down.
-std::vector<LinearShape> block_linears(const LlamaConfig& model);
-
 enum class Product : std::uint8_t { Fprop, Dgrad, Wgrad };
 inline constexpr std::array kAllProducts = {Product::Fprop, Product::Dgrad, Product::Wgrad};
 const char* product_name(Product product);

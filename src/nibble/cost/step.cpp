@@ -144,12 +144,17 @@ Batch default_batch(std::int64_t seq) {
   return {micro * std::max<std::int64_t>(1, (1 << 19) / (micro * seq)), micro, seq};
 }
 
-OptimizerLayout optimizer_layout(const std::string& name) {
+OptimizerLayout optimizer_layout(const std::string& name, const std::string& gradients) {
   // AdamW reads p, g, m, v, writes p, m, v, and reads g once more for its norm. FP8-LM the same, and recomputes the
-  // moments in a second pass that stores them under fresh scales.
-  if (name == "adamw") return {"adamw", 4, 4, 4, 4, 32};
-  if (name == "fp8-lm") return {"fp8-lm", 2, 1, 1, 2, 18};
-  user_error("--optimizer is '{}', must be adamw or fp8-lm", name);
+  // moments in a second pass that stores them under fresh scales; ours passes through FP32 values that nobody keeps.
+  if (gradients != "f32" && gradients != "bf16") user_error("--gradients is '{}', must be f32 or bf16", gradients);
+  const bool narrow = gradients == "bf16";
+  // Widened before the norm and before the update.
+  const double widening = narrow ? 2 * (2 + 4) : 0;
+  if (name == "adamw") return {"adamw", 4, narrow ? 2.0 : 4.0, 4, 4, 32 + widening, 4, 4};
+  if (name == "adamw-fp8") return {"adamw-fp8", 2, narrow ? 2.0 : 4.0, 1, 2, 31 + widening, 4 + 2, 4};
+  if (name == "fp8-lm") return {"fp8-lm", 2, 1, 1, 2, 18, 0, 0};
+  user_error("--optimizer is '{}', must be adamw, adamw-fp8 or fp8-lm", name);
 }
 
 ProductCost product_cost(const LinearRecipe& recipe, const LinearShape& shape, Product product, double tokens,

@@ -28,11 +28,16 @@ struct OptimizerLayout {
   double first_moment = 0;
   double second_moment = 0;
   double traffic = 0;  ///< bytes a parameter that a step reads and writes, the norm for clipping included
+  /// Of parameters outside linear layers (embedding, head, gains), 0 = as the others.
+  double other_master = 0;
+  double other_gradient = 0;
   double bytes() const { return master + gradient + first_moment + second_moment; }
 };
-/// "adamw": FP32 throughout, 16 bytes a parameter. "fp8-lm": FP16 master weights, FP8 gradients and first moment, FP16
-/// second moment, 6 bytes (Peng et al. 2023). UserError for another name.
-OptimizerLayout optimizer_layout(const std::string& name);
+/// "adamw": FP32 throughout, 16 bytes a parameter. "adamw-fp8": what nibble keeps by that name, FP16 master weights,
+/// FP32 gradients, FP8 first and FP16 second moment, 9 bytes (and FP32 weights outside linear layers). "fp8-lm": FP16
+/// master weights, FP8 gradients and first moment, FP16 second moment, 6 bytes (Peng et al. 2023). `gradients` is "f32"
+/// or "bf16", the gradients of linear layers in the first two. UserError for another name.
+OptimizerLayout optimizer_layout(const std::string& name, const std::string& gradients = "f32");
 
 struct StepPart {
   std::string name;     ///< "mlp.down"

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 
 #include "nibble/data/text_reader.h"
 #include "nibble/recipe/names.h"
+#include "nibble/tensor/device.h"
 #include "nibble/train/checkpoint.h"
 
 namespace nibble {
@@ -16,15 +18,26 @@ struct Pass {
   const std::filesystem::path& checkpoint;
   std::uint32_t step;
   Llama::Batch batch;
+  Device device;
 };
+
+/// The observer sees what a pass on a GPU shows as tensors on the CPU. Those of weights last as long as it does.
+OperandObserver on_the_cpu(OperandObserver observer) {
+  const auto weights = std::make_shared<std::deque<OwnedTensor>>();
+  return [weights, observer = std::move(observer)](const Linear& linear, Operand operand, const Tensor& source) {
+    OwnedTensor here = copy_to(source, Device::Cpu);
+    observer(linear, operand, here);
+    if (operand == Operand::FpropW) weights->push_back(std::move(here));
+  };
+}
 
 /// Loads the weights and runs one pass that is measured, `observer` looking on; then `read` sees the model.
 template <class Read>
 double run_pass(const Pass& pass, const Recipe& recipe, const std::function<OperandObserver(Llama&)>& observer,
                 const Read& read) {
-  Llama model(pass.config.model, recipe, pass.config.seed);
+  Llama model(pass.config.model, recipe, pass.config.seed, DType::BF16, pass.device);
   load_weights(pass.checkpoint, model);
-  model.set_observer(observer(model));
+  model.set_observer(pass.device == Device::Cpu ? observer(model) : on_the_cpu(observer(model)));
   model.prepare(pass.step, true);
   const double scale = 1 / static_cast<double>(pass.batch.tokens.numel());
   const BatchLoss loss = model.forward_backward(pass.batch, scale, pass.step, 0, true, true);
@@ -154,7 +167,7 @@ std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, c
 }
 
 Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std::vector<Recipe>& recipes,
-                              const std::vector<std::int32_t>& ids) {
+                              const std::vector<std::int32_t>& ids, Device device) {
   const TrainState state = load_state(checkpoint);
   const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
   Inspection out;
@@ -170,7 +183,7 @@ Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std
   const OwnedTensor targets(DType::I32, {out.sequences, out.seq});
   std::copy(ids.begin(), ids.end() - 1, tokens.view().data<std::int32_t>());
   std::copy(ids.begin() + 1, ids.end(), targets.view().data<std::int32_t>());
-  const Pass pass{config, checkpoint, static_cast<std::uint32_t>(state.step), {tokens, targets}};
+  const Pass pass{config, checkpoint, static_cast<std::uint32_t>(state.step), {tokens, targets}, device};
   out.loss = inspect_sources(pass, out.layers);
   for (const Recipe& recipe : recipes) out.recipes.push_back(inspect_recipe(pass, recipe));
   return out;

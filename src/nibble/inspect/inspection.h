@@ -56,10 +56,10 @@ std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, c
                                             const LlamaConfig& model, std::int64_t sequences);
 
 /// Runs the checkpoint's weights in BF16, then by each recipe in its first stage, on the `sequences` * seq + 1 ids as
-/// one batch. Random numbers are those of the checkpoint's seed at the checkpoint's step. UserError where the
-/// checkpoint is damaged, or a recipe does not fit the model.
+/// one batch on `device`. Random numbers are those of the checkpoint's seed at the checkpoint's step. UserError where
+/// the checkpoint is damaged, or a recipe does not fit the model.
 Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std::vector<Recipe>& recipes,
-                              const std::vector<std::int32_t>& ids);
+                              const std::vector<std::int32_t>& ids, Device device = Device::Cpu);
 
 /// |q - p| / |p| of a product p computed as q (product_quality.h); 0 where it is not quantised.
 double relative_error(const ProductQuality& product);

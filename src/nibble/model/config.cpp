@@ -65,4 +65,11 @@ LlamaConfig read_llama_config(const ConfigTable& model) {
   return read_keys(model, base, has_base);
 }
 
+std::vector<LinearShape> block_linears(const LlamaConfig& m) {
+  return {{"attention.qkv", m.qkv_width(), m.width},
+          {"attention.output", m.width, m.width},
+          {"mlp.gate_up", 2 * m.ffn, m.width},
+          {"mlp.down", m.width, m.ffn}};
+}
+
 }  // namespace nibble

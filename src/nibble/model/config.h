@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "nibble/io/config_table.h"
 #include "nibble/tensor/tensor.h"
@@ -33,6 +34,16 @@ struct LlamaConfig {
   /// embedding look-up not) and 12 * layers * width * seq / 2 for causal attention.
   double flops_per_token() const;
 };
+
+/// A linear layer Y [T, N] = X [T, K] W^T of a block.
+struct LinearShape {
+  std::string name;          ///< "attention.qkv", ...
+  std::int64_t outputs = 0;  ///< N
+  std::int64_t inputs = 0;   ///< K
+  double weights() const { return static_cast<double>(outputs) * static_cast<double>(inputs); }
+};
+/// qkv, output, gate_up, down.
+std::vector<LinearShape> block_linears(const LlamaConfig& model);
 
 /// Reads a [model] table; `[model] file = "models/x.toml"` takes that file's keys as defaults.
 LlamaConfig read_llama_config(const ConfigTable& model);

@@ -30,22 +30,49 @@ struct Llama::BlockSaved {
 
 namespace {
 
-// Rows of logits in memory at a time: enough for an efficient product, small beside the activations. A GPU needs more
-// rows to have a tile for every multiprocessor.
-constexpr std::int64_t kHeadRows = 512;
-constexpr std::int64_t kHeadRowsOnGpu = 4096;
-
 enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
+
+/// Whether wgrad takes X as it was given: quantised again, or in high precision.
+bool wgrad_reads_input(const Linear& linear) {
+  const LinearRecipe& recipe = linear.recipe();
+  return recipe[Operand::WgradX].source == OperandSource::HighPrecision ||
+         !has_scale(recipe[Operand::FpropX].quant.element);
+}
+
+/// Whether anything in the backward does.
+bool backward_reads_input(const Linear& linear, const PassContext& pass) {
+  return wgrad_reads_input(linear) || pass.measure_quality || linear.recipe().outlier_channels.enabled();
+}
+
+/// X lies in memory that is about to be used for something else.
+void forget_input(Linear::Saved& saved) {
+  if (saved.x.codes.raw() == saved.source.raw()) saved.x.codes = {};  // X itself was the operand
+  saved.source = {};
+}
+
+void restore_input(Linear::Saved& saved, const Tensor& x) {
+  if (!saved.x.codes.defined()) saved.x.codes = x;
+  saved.source = x;
+}
 
 }  // namespace
 
-Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations, Device device)
+OwnedTensor values_of(const Parameter& parameter) {
+  OwnedTensor values(DType::F32, parameter.value.shape(), parameter.value.device());
+  parameter.in_half() ? scaled_load(parameter.half, values) : convert(parameter.value, values);
+  return values;
+}
+
+Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations, Device device,
+             ParameterStorage storage)
     : config_(config),
       recipe_(recipe),
       seed_(seed),
       activations_(activations),
       device_(device),
+      storage_(storage),
       arena_(device),
+      input_arena_(device),
       weight_arena_(device) {
   recipe_.high_precision =
       unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
@@ -65,18 +92,50 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
 
 Llama::~Llama() = default;
 
-// All parameters lie in one buffer, so that clipping, the optimizer and checkpoints see one flat tensor.
+// Parameters of one kind of storage lie in one buffer, so that clipping and the optimizer see flat tensors.
 void Llama::create_parameters() {
+  std::int64_t in_linears = 0;
+  for (const LinearShape& shape : block_linears(config_)) in_linears += config_.layers * shape.outputs * shape.inputs;
   const std::int64_t n = config_.parameters();
-  values_ = OwnedTensor(DType::F32, {n}, device_);
-  grads_ = OwnedTensor(DType::F32, {n}, device_);
-  std::int64_t offset = 0;
+  const bool half = storage_.half_weights;
+  const bool narrow = storage_.gradients == DType::BF16;
+  values_ = OwnedTensor(DType::F32, {half ? n - in_linears : n}, device_);
+  grads_ = OwnedTensor(DType::F32, {narrow ? n - in_linears : n}, device_);
+  if (half) half_values_ = OwnedTensor(DType::F16, {in_linears}, device_);
+  if (half) half_scales_ = OwnedTensor(DType::F32, {4 * config_.layers}, device_);
+  if (narrow) narrow_grads_ = OwnedTensor(DType::BF16, {in_linears}, device_);
+  std::int64_t value_offset = 0;
+  std::int64_t grad_offset = 0;
+  std::int64_t linear_offset = 0;
+  std::int64_t linear = 0;
+  const auto piece = [&](const Tensor& of, std::int64_t offset, std::initializer_list<std::int64_t> shape) {
+    const auto bytes = static_cast<std::size_t>(offset) * dtype_size(of.dtype());
+    return Tensor(static_cast<std::byte*>(of.raw()) + bytes, of.dtype(), shape, device_);
+  };
   const auto add = [&](std::string name, std::initializer_list<std::int64_t> shape, bool decay,
                        std::vector<Parameter::Part> parts) {
-    const Tensor value(values_.view().data<float>() + offset, DType::F32, shape, device_);
-    const Tensor grad(grads_.view().data<float>() + offset, DType::F32, shape, device_);
-    offset += value.numel();
-    parameters_.push_back({std::move(name), value, grad, decay, std::move(parts)});
+    const bool of_linear = name.starts_with("layers.") && shape.size() == 2;
+    Parameter p;
+    p.name = std::move(name);
+    p.decay = decay;
+    p.parts = std::move(parts);
+    p.value = Tensor(nullptr, DType::F32, shape, device_);
+    const std::int64_t count = p.value.numel();
+    if (of_linear && half) {
+      p.half = {piece(half_values_, linear_offset, shape), half_scales_.view().elements(linear, linear + 1)};
+    } else {
+      p.value = piece(values_, value_offset, shape);
+      value_offset += count;
+    }
+    if (of_linear && narrow) {
+      p.grad = piece(narrow_grads_, linear_offset, shape);
+    } else {
+      p.grad = piece(grads_, grad_offset, shape);
+      grad_offset += count;
+    }
+    if (of_linear) linear_offset += count;
+    if (of_linear) ++linear;
+    parameters_.push_back(std::move(p));
     return parameters_.size() - 1;
   };
   const std::int64_t d = config_.width;
@@ -100,7 +159,14 @@ void Llama::create_parameters() {
   }
   final_norm_ = add("final_norm", {d}, false, {{"model.norm.weight", 1}});
   head_ = config_.tied_head ? embedding_ : add("head", {config_.vocab, d}, true, {{"lm_head.weight", config_.vocab}});
-  require(offset == n, "parameter count {} differs from the configuration's {}", offset, n);
+  const std::int64_t all = value_offset + (half ? linear_offset : 0);
+  require(all == n, "parameter count {} differs from the configuration's {}", all, n);
+}
+
+void Llama::reserve(const MemoryPlan& plan) {
+  arena_.reserve(static_cast<std::size_t>(plan.activations));
+  input_arena_.reserve(static_cast<std::size_t>(plan.inputs));
+  weight_arena_.reserve(static_cast<std::size_t>(plan.working_copies));
 }
 
 void Llama::set_stage(std::size_t stage) {
@@ -109,8 +175,10 @@ void Llama::set_stage(std::size_t stage) {
 
 void Llama::prepare(std::uint32_t step, bool measure_quality) {
   weight_arena_.rewind({});
+  measured_ = measure_quality;
   for (std::size_t i = 0; i < linears_.size(); ++i) {
-    linears_[i].prepare(parameters_[linear_parameters_[i]].value, seed_, step, weight_arena_, arena_, measure_quality);
+    const ArenaScope scope(arena_);
+    linears_[i].prepare(weight(i, arena_), seed_, step, weight_arena_, arena_, measure_quality);
   }
   const Tensor& head = parameters_[head_].value;
   head_weight_ = head;
@@ -118,6 +186,53 @@ void Llama::prepare(std::uint32_t step, bool measure_quality) {
     head_weight_ = weight_arena_.allocate(DType::BF16, {config_.vocab, config_.width});
     convert(head, head_weight_);
   }
+}
+
+Tensor Llama::weight(std::size_t index, Arena& arena) {
+  const Parameter& p = parameters_[linear_parameters_[index]];
+  if (!p.in_half()) return p.value;
+  const Tensor values = arena.allocate(DType::F32, {p.value.rows(), p.value.cols()});
+  scaled_load(p.half, values);
+  return values;
+}
+
+Linear::Saved Llama::linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
+                                    const PassContext& pass) {
+  const ArenaScope scope(input_arena_);
+  Linear& linear = linears_[index];
+  const bool reads_weight = !pass.again && (pass.measure_quality || pass.observer != nullptr);
+  if (storage_.half_weights && reads_weight) linear.lend_weight(weight(index, input_arena_));
+  return linear.forward(x, y, addend, pass);
+}
+
+void Llama::linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
+                            const PassContext& pass) {
+  const ArenaScope scope(arena_);
+  Linear& linear = linears_[index];
+  const LinearRecipe& recipe = linear.recipe();
+  const bool reads_weight = pass.measure_quality ||
+                            recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge ||
+                            recipe[Operand::DgradW].quant.hadamard.signs == Hadamard::Signs::Call;
+  if (storage_.half_weights && reads_weight) linear.lend_weight(weight(index, arena_));
+  const Tensor& grad = parameters_[linear_parameters_[index]].grad;
+  if (grad.dtype() == DType::F32) return linear.backward(dy, saved, dx, grad, pass);
+  const Tensor sum = arena_.allocate(DType::F32, {grad.rows(), grad.cols()});
+  if (!pass.first_micro_batch) convert(grad, sum);
+  linear.backward(dy, saved, dx, sum, pass);
+  convert(sum, grad);
+}
+
+double Llama::squares_of_gradients() {
+  double sum = sum_of_squares(grads_);
+  if (!narrow_grads_.view().defined()) return sum;
+  for (const std::size_t parameter : linear_parameters_) {
+    const ArenaScope scope(arena_);
+    const Tensor& grad = parameters_[parameter].grad;
+    const Tensor wide = arena_.allocate(DType::F32, {grad.numel()});
+    convert(grad, wide);
+    sum += sum_of_squares(wide);
+  }
+  return sum;
 }
 
 Tensor Llama::to_device(const Tensor& batch_part) {
@@ -134,22 +249,34 @@ Tensor Llama::embed(const Tensor& tokens) {
   return x;
 }
 
-Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t sequences, std::int64_t seq,
-                            const PassContext& pass, BlockSaved& saved) {
+void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out, std::int64_t sequences,
+                          std::int64_t seq, const PassContext& pass, bool keep_inputs, BlockSaved& saved) {
   const Block& block = blocks_[index];
-  Linear* linear = &linears_[index * kLinearsPerBlock];
+  const std::size_t first = index * kLinearsPerBlock;
   const std::int64_t tokens = sequences * seq;
   const std::int64_t d = config_.width;
   const auto eps = static_cast<float>(config_.norm_eps);
   saved.x = x;
+  // `compute` makes the input [T, width] of a linear layer, which goes on to `y`.
+  const auto product = [&](LinearOfBlock which, std::int64_t width, const auto& compute, const Tensor& y,
+                           const Tensor& addend) {
+    const ArenaScope scope(input_arena_);
+    const bool kept = keep_inputs && wgrad_reads_input(linears_[first + which]);
+    const Tensor input = (kept ? arena_ : input_arena_).allocate(activations_, {tokens, width});
+    compute(input);
+    Linear::Saved result = linear_forward(first + which, input, y, addend, pass);
+    if (!kept) forget_input(result);
+    return result;
+  };
 
   // x_middle = x + attention(norm(x))
-  const Tensor normed = arena_.allocate(activations_, {tokens, d});
   saved.attention_rstd = arena_.allocate(DType::F32, {tokens});
-  timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[block.attention_norm].value, eps, normed,
-        saved.attention_rstd);
   saved.qkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
-  saved.qkv_in = linear[kQkv].forward(normed, saved.qkv, {}, pass);
+  const auto attention_norm = [&](const Tensor& normed) {
+    timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[block.attention_norm].value, eps, normed,
+          saved.attention_rstd);
+  };
+  saved.qkv_in = product(kQkv, d, attention_norm, saved.qkv, {});
   const Tensor cos = rope_cos_.view().row_range(0, seq);
   const Tensor sin = rope_sin_.view().row_range(0, seq);
   timed(profile_, "rope", rope_forward, saved.qkv, config_.heads, config_.kv_heads, cos, sin);
@@ -158,49 +285,71 @@ Tensor Llama::block_forward(std::size_t index, const Tensor& x, std::int64_t seq
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
   saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
-  saved.output_in = linear[kOutput].forward(saved.attended, saved.x_middle, x, pass);
+  saved.output_in = linear_forward(first + kOutput, saved.attended, saved.x_middle, x, pass);
 
   // out = x_middle + mlp(norm(x_middle))
-  const Tensor ffn_normed = arena_.allocate(activations_, {tokens, d});
   saved.ffn_rstd = arena_.allocate(DType::F32, {tokens});
-  timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps, ffn_normed,
-        saved.ffn_rstd);
   saved.gate_up = arena_.allocate(activations_, {tokens, 2 * config_.ffn});
-  saved.gate_up_in = linear[kGateUp].forward(ffn_normed, saved.gate_up, {}, pass);
-  const Tensor hidden = arena_.allocate(activations_, {tokens, config_.ffn});
-  timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden);
-  const Tensor out = arena_.allocate(DType::F32, {tokens, d});
-  saved.down_in = linear[kDown].forward(hidden, out, saved.x_middle, pass);
-  return out;
+  const auto ffn_norm = [&](const Tensor& normed) {
+    timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps, normed,
+          saved.ffn_rstd);
+  };
+  saved.gate_up_in = product(kGateUp, d, ffn_norm, saved.gate_up, {});
+  const auto swiglu = [&](const Tensor& hidden) { timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden); };
+  saved.down_in = product(kDown, config_.ffn, swiglu, out, out.defined() ? saved.x_middle : Tensor());
 }
 
 // dx holds the gradient of the block's output and leaves as that of its input.
-void Llama::block_backward(std::size_t index, const Tensor& dx, const BlockSaved& saved, std::int64_t sequences,
+void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences,
                            std::int64_t seq, const PassContext& pass) {
   const ArenaScope scope(arena_);
   const Block& block = blocks_[index];
-  Linear* linear = &linears_[index * kLinearsPerBlock];
+  const std::size_t first = index * kLinearsPerBlock;
   const std::int64_t tokens = sequences * seq;
   const std::int64_t d = config_.width;
+  const auto eps = static_cast<float>(config_.norm_eps);
+  const auto missing = [&](LinearOfBlock which, const Linear::Saved& in) {
+    return !in.source.defined() && backward_reads_input(linears_[first + which], pass);
+  };
 
   const Tensor d_hidden = arena_.allocate(activations_, {tokens, config_.ffn});
-  linear[kDown].backward(dx, saved.down_in, d_hidden, parameters_[block.down].grad, pass);
+  {
+    const ArenaScope input(arena_);
+    if (missing(kDown, saved.down_in)) {
+      restore_input(saved.down_in, arena_.allocate(activations_, {tokens, config_.ffn}));
+      timed(profile_, "swiglu", swiglu_forward, saved.gate_up, saved.down_in.source);
+    }
+    linear_backward(first + kDown, dx, saved.down_in, d_hidden, pass);
+  }
   timed(profile_, "swiglu", swiglu_backward, d_hidden, saved.gate_up,
         saved.gate_up);  // in place: gate_up becomes its own gradient
   const Tensor d_normed = arena_.allocate(activations_, {tokens, d});
-  linear[kGateUp].backward(saved.gate_up, saved.gate_up_in, d_normed, parameters_[block.gate_up].grad, pass);
+  {
+    const ArenaScope input(arena_);
+    if (missing(kGateUp, saved.gate_up_in)) {
+      restore_input(saved.gate_up_in, arena_.allocate(activations_, {tokens, d}));
+      timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps,
+            saved.gate_up_in.source, saved.ffn_rstd);
+    }
+    linear_backward(first + kGateUp, saved.gate_up, saved.gate_up_in, d_normed, pass);
+  }
   timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x_middle, parameters_[block.ffn_norm].value,
         saved.ffn_rstd, dx, parameters_[block.ffn_norm].grad, arena_);
 
   const Tensor d_attended = arena_.allocate(activations_, {tokens, d});
-  linear[kOutput].backward(dx, saved.output_in, d_attended, parameters_[block.output].grad, pass);
+  linear_backward(first + kOutput, dx, saved.output_in, d_attended, pass);
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   const Tensor dqkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
   timed(profile_, "attention bwd", attention_backward, shape, saved.qkv, saved.attended, saved.lse, d_attended, dqkv,
         arena_);
   timed(profile_, "rope", rope_backward, dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
         rope_sin_.view().row_range(0, seq));
-  linear[kQkv].backward(dqkv, saved.qkv_in, d_normed, parameters_[block.qkv].grad, pass);
+  if (missing(kQkv, saved.qkv_in)) {
+    restore_input(saved.qkv_in, arena_.allocate(activations_, {tokens, d}));
+    timed(profile_, "rmsnorm", rmsnorm_forward, saved.x, parameters_[block.attention_norm].value, eps,
+          saved.qkv_in.source, saved.attention_rstd);
+  }
+  linear_backward(first + kQkv, dqkv, saved.qkv_in, d_normed, pass);
   timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x, parameters_[block.attention_norm].value,
         saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_);
 }
@@ -216,7 +365,7 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
         normed, rstd);
 
   const Tensor targets_here = to_device(targets);
-  const std::int64_t chunk = std::min(device_ == Device::Cpu ? kHeadRows : kHeadRowsOnGpu, tokens);
+  const std::int64_t chunk = std::min(head_rows(device_), tokens);
   const Tensor losses = arena_.allocate(DType::F32, {tokens});
   const Tensor logits_buffer = arena_.allocate(DType::F32, {chunk, config_.vocab});
   const Tensor dlogits_buffer =
@@ -284,12 +433,27 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     if (!config_.tied_head) fill_zero(parameters_[embedding_].grad);
   }
   std::vector<BlockSaved> saved(blocks_.size());
+  std::vector<Arena::Mark> marks(blocks_.size());  // what a block saved lies between its mark and the next one
+  const std::size_t kept_from = recompute_ == Recompute::Block ? blocks_.size() - 1 : 0;
+  const bool keep_inputs = recompute_ != Recompute::BlockParts;
   Tensor x = embed(batch.tokens);
-  for (std::size_t b = 0; b < blocks_.size(); ++b) x = block_forward(b, x, sequences, seq, pass, saved[b]);
   const Tensor dx = arena_.allocate(DType::F32, {sequences * seq, config_.width});
   fill_zero(dx);
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const Tensor out = arena_.allocate(DType::F32, {sequences * seq, config_.width});
+    marks[b] = arena_.mark();
+    block_forward(b, x, out, sequences, seq, pass, keep_inputs && b >= kept_from, saved[b]);
+    if (b < kept_from) arena_.rewind(marks[b]);
+    x = out;
+  }
   const BatchLoss loss = head(x, batch.targets, loss_scale, dx, first_micro_batch, nullptr);
-  for (std::size_t b = blocks_.size(); b-- > 0;) block_backward(b, dx, saved[b], sequences, seq, pass);
+  PassContext again = pass;
+  again.again = true;
+  for (std::size_t b = blocks_.size(); b-- > 0;) {
+    if (b < kept_from) block_forward(b, saved[b].x, {}, sequences, seq, again, keep_inputs, saved[b]);
+    block_backward(b, dx, saved[b], sequences, seq, pass);
+    arena_.rewind(marks[b]);
+  }
   timed(profile_, "embedding", embedding_backward, to_device(batch.tokens), dx, parameters_[embedding_].grad, arena_);
   return loss;
 }
@@ -297,15 +461,24 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
 std::int64_t Llama::after_update(std::int64_t step, std::int64_t steps) {
   std::int64_t resets = 0;
   for (std::size_t i = 0; i < linears_.size(); ++i) {
-    resets += linears_[i].after_update(parameters_[linear_parameters_[i]].value, step, steps, arena_);
+    const ArenaScope scope(arena_);
+    const LinearRecipe& recipe = linears_[i].recipe();
+    const Parameter& p = parameters_[linear_parameters_[i]];
+    const bool reads_weight = measured_ || recipe.weight_average.enabled() || recipe.oscillation_reset.enabled();
+    const Tensor w = reads_weight ? weight(i, arena_) : p.value;
+    const std::int64_t in_this = linears_[i].after_update(w, step, steps, arena_);
+    if (in_this > 0 && p.in_half()) scaled_store(w, p.half);
+    resets += in_this;
   }
   return resets;
 }
 
 void Llama::visit_linear_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f) {
   for (std::size_t i = 0; i < linears_.size(); ++i) {
+    const ArenaScope scope(arena_);
     const std::string prefix = fmt::format("linears.{}.", linears_[i].name());
-    linears_[i].visit_state(parameters_[linear_parameters_[i]].value,
+    const bool reads_weight = linears_[i].recipe().weight_average.enabled();
+    linears_[i].visit_state(reads_weight ? weight(i, arena_) : parameters_[linear_parameters_[i]].value,
                             [&](const std::string& name, const Tensor& tensor) { f(prefix + name, tensor); });
   }
 }
@@ -313,9 +486,12 @@ void Llama::visit_linear_state(const std::function<void(const std::string& name,
 Tensor Llama::forward(const Tensor& tokens) {
   const PassContext pass = inference_pass();
   Tensor x = embed(tokens);
+  Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const ArenaScope scope(arena_);
     BlockSaved saved;
-    x = block_forward(b, x, tokens.rows(), tokens.cols(), pass, saved);
+    block_forward(b, x, out, tokens.rows(), tokens.cols(), pass, false, saved);
+    std::swap(x, out);
   }
   return x;
 }
@@ -328,15 +504,19 @@ BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) 
 
 std::string Llama::first_non_finite(const Batch& batch) {
   for (const Parameter& p : parameters_) {
-    const std::int64_t at = nibble::first_non_finite(p.value);
+    const OwnedTensor values = p.in_half() ? values_of(p) : OwnedTensor();
+    const std::int64_t at = nibble::first_non_finite(p.in_half() ? values.view() : p.value);
     if (at >= 0) return fmt::format("the parameter {} (element {})", p.name, at);
   }
   const ArenaScope scope(arena_);
   const PassContext pass = inference_pass();
   Tensor x = embed(batch.tokens);
+  Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const ArenaScope block_scope(arena_);
     BlockSaved saved;
-    x = block_forward(b, x, batch.tokens.rows(), batch.tokens.cols(), pass, saved);
+    block_forward(b, x, out, batch.tokens.rows(), batch.tokens.cols(), pass, false, saved);
+    std::swap(x, out);
     const std::pair<const char*, Tensor> results[] = {{"attention.qkv", saved.qkv},
                                                       {"attention", saved.attended},
                                                       {"attention.output", saved.x_middle},

@@ -7,17 +7,31 @@
 #include <vector>
 
 #include "nibble/model/config.h"
+#include "nibble/model/memory.h"
+#include "nibble/model/recompute.h"
+#include "nibble/optim/adamw.h"
 #include "nibble/recipe/linear.h"
 
 namespace nibble {
 
-/// A named piece of the flat parameter buffer. Query, key and value matrices are one tensor, as are gate and up:
-/// `parts` gives their names in the Hugging Face layout, stacked by rows.
+/// How the weights of linear layers and their gradients are stored; all other parameters are F32.
+struct ParameterStorage {
+  /// F16 under one scale a matrix, as FP8-LM's optimizer has its master weights, and nowhere in F32: a layer's are
+  /// decoded where they are read. The model computes with what is stored, so bits are those of F32 storage of the same
+  /// values.
+  bool half_weights = false;
+  DType gradients = DType::F32;  ///< or BF16: sums of several passes are rounded after each of them
+};
+
+/// A named parameter, most of them a piece of the flat buffer. Query, key and value matrices are one tensor, as are
+/// gate and up: `parts` gives their names in the Hugging Face layout, stacked by rows.
 struct Parameter {
   std::string name;    ///< "layers.0.attention.qkv"
-  Tensor value;        ///< F32
-  Tensor grad;         ///< F32, same shape
+  Tensor value;        ///< F32; a shape without memory where `half` holds the values
+  Tensor grad;         ///< F32 or BF16, same shape
+  ScaledTensor half;   ///< F16, same shape; undefined where `value` holds them
   bool decay = false;  ///< weight decay applies: matrices except the embedding
+  bool in_half() const { return half.data.defined(); }
   struct Part {
     std::string hf_name;  ///< "model.layers.0.self_attn.q_proj.weight"
     std::int64_t rows = 0;
@@ -25,11 +39,18 @@ struct Parameter {
   std::vector<Part> parts;
 };
 
+/// A copy of the parameter in F32, on its device.
+OwnedTensor values_of(const Parameter& parameter);
+
 struct BatchLoss {
   double sum = 0;           ///< of the per-token losses, in nats
   std::int64_t tokens = 0;  ///< targets that count
   double mean() const { return tokens == 0 ? 0.0 : sum / static_cast<double>(tokens); }
 };
+
+/// Rows of logits in memory at a time: enough for an efficient product, small beside the activations. A GPU needs more
+/// rows to have a tile for every multiprocessor.
+constexpr std::int64_t head_rows(Device device) { return device == Device::Cpu ? 512 : 4096; }
 
 class Llama {
  public:
@@ -37,11 +58,13 @@ class Llama {
   /// gradient checks. Weights start as N(0, init_std) from `seed`, norms as 1, the same on every device. Parameters,
   /// gradients and activations live on `device`; batches and what is returned, on the CPU.
   Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations = DType::BF16,
-        Device device = Device::Cpu);
+        Device device = Device::Cpu, ParameterStorage storage = {});
   ~Llama();
   Llama(const Llama&) = delete;
   Llama& operator=(const Llama&) = delete;
 
+  /// What the backward computes again from now on; nothing at first.
+  void set_recompute(Recompute recompute) { recompute_ = recompute; }
   /// Which of the recipe's stages all linear layers run from now on; 0 at first.
   void set_stage(std::size_t stage);
   /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step.
@@ -75,8 +98,15 @@ class Llama {
   const Recipe& recipe() const { return recipe_; }
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
-  Tensor flat_values() const { return values_; }  ///< F32 [n]: all parameters
-  Tensor flat_grads() const { return grads_; }    ///< F32 [n]: all gradients
+  Tensor flat_values() const { return values_; }  ///< F32 [n]: all parameters but those in half
+  Tensor flat_grads() const { return grads_; }    ///< F32 [n]: all gradients but those in BF16
+  /// Sum of the squares of all gradients.
+  double squares_of_gradients();
+  /// Bytes of all parameters and of all gradients.
+  std::size_t parameter_bytes() const { return values_.view().bytes() + half_values_.view().bytes(); }
+  std::size_t gradient_bytes() const { return grads_.view().bytes() + narrow_grads_.view().bytes(); }
+  /// Scratch memory between passes.
+  Arena& scratch() { return arena_; }
   std::vector<Linear>& linears() { return linears_; }
   const std::vector<Linear>& linears() const { return linears_; }
   /// Where passes and `prepare` record the time of each op from now on; null = nowhere.
@@ -84,7 +114,12 @@ class Llama {
   /// Sees the operands of forward_backward from now on, before they are quantised; empty = nobody looks.
   void set_observer(OperandObserver observer) { observer_ = std::move(observer); }
   Device device() const { return device_; }
-  std::size_t activation_peak_bytes() const { return arena_.peak_bytes(); }
+  /// Sizes the arenas of a pass and of the weights' working copies before the first step (model/memory.h). They grow
+  /// where this was too little.
+  void reserve(const MemoryPlan& plan);
+  /// The most that a pass took so far, and that the working copies did.
+  std::size_t activation_peak_bytes() const { return arena_.peak_bytes() + input_arena_.peak_bytes(); }
+  std::size_t working_copy_peak_bytes() const { return weight_arena_.peak_bytes(); }
 
  private:
   struct Block;       // the parameters of one block
@@ -93,15 +128,23 @@ class Llama {
   /// A pass without a backward.
   PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_}; }
 
+  /// The weight of linear layer `index` in F32, decoded into the arena where it is stored in half.
+  Tensor weight(std::size_t index, Arena& arena);
+  Linear::Saved linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
+                               const PassContext& pass);
+  void linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
+                       const PassContext& pass);
   /// A batch's tensor where the model is.
   Tensor to_device(const Tensor& batch_part);
   Tensor embed(const Tensor& tokens);
   /// The residual stream [T, d] after the last block, without a backward to follow.
   Tensor forward(const Tensor& tokens);
-  Tensor block_forward(std::size_t index, const Tensor& x, std::int64_t sequences, std::int64_t seq,
-                       const PassContext& pass, BlockSaved& saved);
-  void block_backward(std::size_t index, const Tensor& dx, const BlockSaved& saved, std::int64_t sequences,
-                      std::int64_t seq, const PassContext& pass);
+  /// Block `index` of x (F32 [T, d]) into out (undefined: only what the backward reads is wanted). Inputs of linear
+  /// layers that the backward reads are kept for it if `keep_inputs`.
+  void block_forward(std::size_t index, const Tensor& x, const Tensor& out, std::int64_t sequences, std::int64_t seq,
+                     const PassContext& pass, bool keep_inputs, BlockSaved& saved);
+  void block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences, std::int64_t seq,
+                      const PassContext& pass);
   /// Final norm, head and loss, chunk by chunk; dx (F32 [T, d], zeroed by the caller) undefined = loss only.
   BatchLoss head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
                  std::vector<float>* token_losses);
@@ -111,10 +154,15 @@ class Llama {
   std::uint64_t seed_;
   DType activations_;
   Device device_;
+  ParameterStorage storage_;
+  Recompute recompute_ = Recompute::None;
   StepProfile* profile_ = nullptr;
   OperandObserver observer_;
   OwnedTensor values_;
   OwnedTensor grads_;
+  OwnedTensor half_values_;   // F16, of linear layers
+  OwnedTensor half_scales_;   // F32, one a linear layer
+  OwnedTensor narrow_grads_;  // BF16, of linear layers
   std::vector<Parameter> parameters_;
   std::vector<Block> blocks_;
   std::vector<Linear> linears_;                 // four a block: qkv, output, gate_up, down
@@ -124,9 +172,11 @@ class Llama {
   std::size_t head_ = 0;
   OwnedTensor rope_cos_;
   OwnedTensor rope_sin_;
-  Arena arena_;         // activations of a pass
-  Arena weight_arena_;  // quantised weights of a step
-  Tensor head_weight_;  // the head in the activations' precision
+  Arena arena_;            // activations of a pass
+  Arena input_arena_;      // the input of a linear layer, where it is not kept
+  Arena weight_arena_;     // quantised weights of a step
+  bool measured_ = false;  // the step that was prepared is
+  Tensor head_weight_;     // the head in the activations' precision
 };
 
 }  // namespace nibble

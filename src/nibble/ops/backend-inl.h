@@ -15,6 +15,7 @@ void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& 
 void embedding_backward(const Tensor& tokens, const Tensor& dx, const Tensor& dtable, Arena& scratch);
 
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b);
+MxRowCount mx_row_count();
 void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulate accumulate, Arena& scratch);
 void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b, const Tensor& c, Arena& scratch);
 

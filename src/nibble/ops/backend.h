@@ -1,4 +1,4 @@
-// What each device of the ops room defines; the public functions choose by the tensors' device.
+// What each device of the ops room defines; the public functions check shapes and choose by the tensors' device.
 #pragma once
 
 #include "nibble/ops/attention.h"

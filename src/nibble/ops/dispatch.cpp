@@ -1,4 +1,9 @@
+// The public functions of the room: what a call must satisfy on every device is checked here, then the backend of the
+// tensors does the work.
+#include <atomic>
+
 #include "nibble/ops/backend.h"
+#include "nibble/ops/operand_scales.h"
 
 namespace nibble {
 
@@ -23,11 +28,52 @@ bool on_gpu(const char* op, const Arena& scratch, const Tensor& first, const Ten
   return on_gpu(op, first, others...);
 }
 
+void require_attention(const AttentionShape& s, const Tensor& qkv, const Tensor& out, const Tensor& lse) {
+  require(s.batch >= 0 && s.seq >= 0 && s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0,
+          "attention: batch {}, seq {}, {} heads, {} key/value heads", s.batch, s.seq, s.heads, s.kv_heads);
+  require(s.head_dim > 0 && s.head_dim <= 256, "attention: head_dim is 1 to 256, not {}", s.head_dim);
+  require(qkv.dtype() == DType::F32 || qkv.dtype() == DType::BF16, "attention: qkv is {}", to_string(qkv));
+  const std::int64_t tokens = s.batch * s.seq;
+  require(qkv.numel() == tokens * (s.heads + 2 * s.kv_heads) * s.head_dim, "attention: qkv is {}", to_string(qkv));
+  require(out.numel() == tokens * s.heads * s.head_dim && out.dtype() == qkv.dtype(), "attention: qkv is {}, out is {}",
+          to_string(qkv), to_string(out));
+  require(lse.numel() == s.heads * tokens && lse.dtype() == DType::F32, "attention: lse is {}", to_string(lse));
+}
+
+void require_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& loss) {
+  require(targets.numel() == logits.rows() && loss.numel() == logits.rows(),
+          "cross_entropy: logits {}, targets {}, loss {}", to_string(logits), to_string(targets), to_string(loss));
+}
+
+void require_product(const GemmOperand& a, const GemmOperand& b, const Tensor& c) {
+  const std::int64_t m = outer_extent(a);
+  const std::int64_t n = outer_extent(b);
+  const std::int64_t k = inner_extent(a);
+  require(inner_extent(b) == k, "gemm: contraction over {} of A and {} of B", k, inner_extent(b));
+  require(c.dims() == 2 && c.dim(0) == m && c.dim(1) == n, "gemm: product is [{}, {}], C is {}", m, n, to_string(c));
+  require(c.dtype() == DType::F32 || c.dtype() == DType::BF16, "gemm: C is {}, not F32 or BF16", to_string(c));
+}
+
+void require_rope(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin) {
+  const std::int64_t half = cos.cols();
+  require(cos.numel() == sin.numel() && sin.cols() == half, "rope: cos is {}, sin is {}", to_string(cos),
+          to_string(sin));
+  require(x.numel() == 0 || x.cols() == (heads + 2 * kv_heads) * 2 * half,
+          "rope: {} with {} heads, {} key/value heads of {}", to_string(x), heads, kv_heads, 2 * half);
+}
+
+/// An operand of spmm.
+void require_matrix(const Tensor& x, std::int64_t rows, std::int64_t cols, const char* name) {
+  require(x.dims() == 2 && x.dim(0) == rows && x.dim(1) == cols, "spmm: {} is {}, not [{}, {}]", name, to_string(x),
+          rows, cols);
+}
+
 }  // namespace
 
 void attention_forward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                        Arena& scratch) {
   const bool gpu = on_gpu("attention_forward", scratch, qkv, out, lse);
+  require_attention(shape, qkv, out, lse);
   (gpu ? cuda::attention_forward : cpu::attention_forward)(shape, qkv, out, lse, scratch);
 }
 
@@ -38,28 +84,41 @@ std::string attention_backend(const AttentionShape& shape, Device device) {
 void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Tensor& out, const Tensor& lse,
                         const Tensor& dout, const Tensor& dqkv, Arena& scratch) {
   const bool gpu = on_gpu("attention_backward", scratch, qkv, out, lse, dout, dqkv);
+  require_attention(shape, qkv, out, lse);
+  require(dout.numel() == out.numel() && dout.dtype() == out.dtype(), "attention: out is {}, dout is {}",
+          to_string(out), to_string(dout));
+  require(dqkv.numel() == qkv.numel() && dqkv.dtype() == qkv.dtype(), "attention: qkv is {}, dqkv is {}",
+          to_string(qkv), to_string(dqkv));
   (gpu ? cuda::attention_backward : cpu::attention_backward)(shape, qkv, out, lse, dout, dqkv, scratch);
 }
 
 void cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss) {
   const bool gpu = on_gpu("cross_entropy_forward", logits, targets, loss);
+  require_cross_entropy(logits, targets, loss);
   (gpu ? cuda::cross_entropy_forward : cpu::cross_entropy_forward)(logits, targets, loss);
 }
 
 void cross_entropy_forward_backward(const Tensor& logits, const Tensor& targets, float scale, const Tensor& loss,
                                     const Tensor& dlogits) {
   const bool gpu = on_gpu("cross_entropy_forward_backward", logits, targets, loss, dlogits);
+  require_cross_entropy(logits, targets, loss);
+  require(dlogits.numel() == logits.numel() && (dlogits.raw() != logits.raw() || dlogits.dtype() == DType::F32),
+          "cross_entropy: logits {}, dlogits {}", to_string(logits), to_string(dlogits));
   (gpu ? cuda::cross_entropy_forward_backward : cpu::cross_entropy_forward_backward)(logits, targets, scale, loss,
                                                                                      dlogits);
 }
 
 void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& x) {
   const bool gpu = on_gpu("embedding_forward", tokens, table, x);
+  require(x.numel() == tokens.numel() * table.cols(), "embedding_forward: {} tokens, table {}, x {}", tokens.numel(),
+          to_string(table), to_string(x));
   (gpu ? cuda::embedding_forward : cpu::embedding_forward)(tokens, table, x);
 }
 
 void embedding_backward(const Tensor& tokens, const Tensor& dx, const Tensor& dtable, Arena& scratch) {
   const bool gpu = on_gpu("embedding_backward", scratch, tokens, dx, dtable);
+  require(dx.numel() == tokens.numel() * dtable.cols(), "embedding_backward: {} tokens, dtable {}, dx {}",
+          tokens.numel(), to_string(dtable), to_string(dx));
   (gpu ? cuda::embedding_backward : cpu::embedding_backward)(tokens, dx, dtable, scratch);
 }
 
@@ -70,9 +129,21 @@ const char* gemm_path_name(GemmPath path) {
     case GemmPath::Bf16: return "bf16";
     case GemmPath::F32: return "f32";
     case GemmPath::Fp8: return "fp8";
+    case GemmPath::Native: return "native";
   }
   return "?";
 }
+
+namespace {
+
+std::atomic<MxProducts> mx_products_setting{MxProducts::Fp8};
+
+}  // namespace
+
+void set_mx_products(MxProducts products) { mx_products_setting = products; }
+MxProducts mx_products() { return mx_products_setting; }
+
+MxRowCount mx_row_count(Device device) { return (device == Device::Cuda ? cuda::mx_row_count : cpu::mx_row_count)(); }
 
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
   const bool gpu = on_gpu("gemm_path", a.matrix.codes, b.matrix.codes);
@@ -81,6 +152,7 @@ GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
 
 void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulate accumulate, Arena& scratch) {
   const bool gpu = on_gpu("gemm", scratch, c, a.matrix.codes, b.matrix.codes);
+  require_product(a, b, c);
   (gpu ? cuda::gemm : cpu::gemm)(a, b, c, accumulate, scratch);
 }
 
@@ -88,6 +160,7 @@ void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b,
   const bool gpu = on_gpu("gemm_onto", scratch, addend, c, a.matrix.codes, b.matrix.codes);
   require(addend.dtype() == c.dtype() && addend.rows() == c.rows() && addend.cols() == c.cols(),
           "gemm_onto: {} added to a product {}", to_string(addend), to_string(c));
+  require_product(a, b, c);
   (gpu ? cuda::gemm_onto : cpu::gemm_onto)(addend, a, b, c, scratch);
 }
 
@@ -100,7 +173,9 @@ void scale_in_place(const Tensor& x, float factor) {
 }
 
 void add_in_place(const Tensor& to, const Tensor& from) {
-  (on_gpu("add_in_place", to, from) ? cuda::add_in_place : cpu::add_in_place)(to, from);
+  const bool gpu = on_gpu("add_in_place", to, from);
+  require(to.numel() == from.numel(), "add_in_place: {} += {}", to_string(to), to_string(from));
+  (gpu ? cuda::add_in_place : cpu::add_in_place)(to, from);
 }
 
 std::int64_t first_non_finite(const Tensor& x) {
@@ -109,50 +184,77 @@ std::int64_t first_non_finite(const Tensor& x) {
 
 void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tensor& y, const Tensor& rstd) {
   const bool gpu = on_gpu("rmsnorm_forward", x, gain, y, rstd);
+  require(gain.numel() == x.cols() && y.numel() == x.numel() && rstd.numel() == x.rows(),
+          "rmsnorm_forward: x {}, gain {}, y {}", to_string(x), to_string(gain), to_string(y));
   (gpu ? cuda::rmsnorm_forward : cpu::rmsnorm_forward)(x, gain, eps, y, rstd);
 }
 
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
                       const Tensor& dgain, Arena& scratch) {
   const bool gpu = on_gpu("rmsnorm_backward", scratch, dy, x, gain, rstd, dx, dgain);
+  require(dy.numel() == x.numel() && dx.numel() == x.numel() && gain.numel() == x.cols() && dgain.numel() == x.cols() &&
+              rstd.numel() == x.rows(),
+          "rmsnorm_backward: dy {}, x {}, gain {}, dx {}", to_string(dy), to_string(x), to_string(gain), to_string(dx));
   (gpu ? cuda::rmsnorm_backward : cpu::rmsnorm_backward)(dy, x, gain, rstd, dx, dgain, scratch);
 }
 
 void rope_tables(float theta, const Tensor& cos, const Tensor& sin) {
-  (on_gpu("rope_tables", cos, sin) ? cuda::rope_tables : cpu::rope_tables)(theta, cos, sin);
+  const bool gpu = on_gpu("rope_tables", cos, sin);
+  require(cos.numel() == sin.numel() && cos.cols() == sin.cols(), "rope_tables: cos is {}, sin is {}", to_string(cos),
+          to_string(sin));
+  (gpu ? cuda::rope_tables : cpu::rope_tables)(theta, cos, sin);
 }
 
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin) {
   const bool gpu = on_gpu("rope_forward", qkv, cos, sin);
+  require_rope(qkv, heads, kv_heads, cos, sin);
   (gpu ? cuda::rope_forward : cpu::rope_forward)(qkv, heads, kv_heads, cos, sin);
 }
 
 void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos,
                    const Tensor& sin) {
   const bool gpu = on_gpu("rope_backward", dqkv, cos, sin);
+  require_rope(dqkv, heads, kv_heads, cos, sin);
   (gpu ? cuda::rope_backward : cpu::rope_backward)(dqkv, heads, kv_heads, cos, sin);
 }
 
 void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
   const bool gpu = on_gpu("spmm_fprop", y, residual.row_begin, w_transposed);
+  require(residual.defined(), "spmm_fprop: no residual");
+  require(y.dims() == 2, "spmm_fprop: Y is {}", to_string(y));
+  require_matrix(w_transposed, residual.cols, y.dim(1), "W^T");
+  require_matrix(y, residual.rows, y.dim(1), "Y");
   (gpu ? cuda::spmm_fprop : cpu::spmm_fprop)(residual, w_transposed, y);
 }
 
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch) {
   const bool gpu = on_gpu("spmm_wgrad", scratch, dw, residual.row_begin, dy);
+  require(residual.defined(), "spmm_wgrad: no residual");
+  require(dw.dims() == 2, "spmm_wgrad: dW is {}", to_string(dw));
+  require_matrix(dy, residual.rows, dw.dim(0), "dY");
+  require_matrix(dw, dw.dim(0), residual.cols, "dW");
   (gpu ? cuda::spmm_wgrad : cpu::spmm_wgrad)(residual, dy, dw, scratch);
 }
 
 void transpose(const Tensor& from, const Tensor& to) {
-  (on_gpu("transpose", from, to) ? cuda::transpose : cpu::transpose)(from, to);
+  const bool gpu = on_gpu("transpose", from, to);
+  require(from.dims() == 2 && to.dims() == 2 && from.dim(0) == to.dim(1) && from.dim(1) == to.dim(0),
+          "transpose: {} to {}", to_string(from), to_string(to));
+  (gpu ? cuda::transpose : cpu::transpose)(from, to);
 }
 
 void swiglu_forward(const Tensor& gate_up, const Tensor& y) {
-  (on_gpu("swiglu_forward", gate_up, y) ? cuda::swiglu_forward : cpu::swiglu_forward)(gate_up, y);
+  const bool gpu = on_gpu("swiglu_forward", gate_up, y);
+  require(gate_up.cols() == 2 * y.cols() && gate_up.rows() == y.rows(), "swiglu: gate_up is {}, y is {}",
+          to_string(gate_up), to_string(y));
+  (gpu ? cuda::swiglu_forward : cpu::swiglu_forward)(gate_up, y);
 }
 
 void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
   const bool gpu = on_gpu("swiglu_backward", dy, gate_up, d_gate_up);
+  require(gate_up.cols() == 2 * dy.cols() && gate_up.rows() == dy.rows() && d_gate_up.cols() == 2 * dy.cols() &&
+              d_gate_up.rows() == dy.rows(),
+          "swiglu: dy is {}, gate_up is {}, d_gate_up is {}", to_string(dy), to_string(gate_up), to_string(d_gate_up));
   (gpu ? cuda::swiglu_backward : cpu::swiglu_backward)(dy, gate_up, d_gate_up);
 }
 

@@ -29,9 +29,10 @@ enum class GemmPath : std::uint8_t {
   Int8Block,  ///< four-bit codes as int8, an exact int32 sum a block of the contraction, scaled and added in F32
   Bf16,       ///< operands exact in BF16, BF16 dot-product instructions, F32 accumulation
   F32,        ///< operands decoded to F32, F32 accumulation
-  Fp8,        ///< GPU: operands exact in FP8 with scales outside the contraction, FP8 tensor cores
+  Fp8,        ///< GPU: operands exact in FP8 with scales outside the contraction, or MXFP4; FP8 tensor cores
+  Native,     ///< GPU: NVFP4 or MXFP4 as stored, block-scaled FP4 tensor cores (ops/native.h), after a self-test
 };
-/// "int8", "int8 by block", "bf16", "f32", "fp8".
+/// "int8", "int8 by block", "bf16", "f32", "fp8", "native".
 const char* gemm_path_name(GemmPath path);
 
 /// The path `gemm` takes.
@@ -57,6 +58,42 @@ const char* gemm_path_name(GemmPath path);
 ///
 /// So the path, and with it the bits of such a product, follow from the operands alone.
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b);
+
+/// Which tensor cores multiply MXFP4 by MXFP4 (E2M1, blocks of 1 x 32 along the contraction, neither operand
+/// `transposed`) on a GPU that has both.
+///
+///   Bf16   F32 sums, within 2^-16 of sum_k |A B| as for all products on that path
+///   Fp8    at FP8's rate. Each row is rewritten, exactly, as E4M3 under one power of two. Rows that cannot be, with
+///          exponents more than 14 apart or a scale beyond 2^-60 to 2^60, are multiplied by block, as on Int8Block, and
+///          counted (mx_row_count)
+///
+/// On Fp8 Hopper's accumulators sum each aligned stretch of 128 products, 32 of them (one block) an instruction, and
+/// F32 sums of the stretches follow. An accumulator keeps 14 bits; an instruction cuts its addends off 13 bits below
+/// the largest. Within a block all products have one exponent, so that nothing is lost; between blocks something can
+/// be. With u(row, stretch) = sum_k (code * 2^(e_k - e))^2, e_k the exponents and e the least of a block that is not
+/// zero:
+///
+///   A stretch's sum is exact where u < 4096 for both rows. By Cauchy and Schwarz all its parts are then below
+///   2^12 * 2^(e_A + e_B), and multiples of a quarter of that unit: 14 bits. Rows of normal values have u = 2,300.
+///
+///   In any case it is within 2^-6 of sum |A B|: each of the three blocks after the first costs at most 2^-8 of the
+///   sum before it (32 products below its 13 bits), and cutting the results 2^-13 each.
+///
+/// Losses are rare where nothing is made to provoke them. By that model of the accumulators, of the sums over 2048 of
+/// an X whose channels differ by factors exp(N(0, 1.5)), with u far above 4096, 1 % are inexact; the error is 2^-16 of
+/// C in the root mean square.
+enum class MxProducts : std::uint8_t { Fp8, Bf16 };
+/// For this process, from the next product on; Fp8 unless set.
+void set_mx_products(MxProducts products);
+MxProducts mx_products();
+
+/// Rows of MXFP4 operands that went through Fp8 on a device since the process began, counted in every product that
+/// they were part of, and how many of them were multiplied by block. Waits for the device.
+struct MxRowCount {
+  std::int64_t by_block = 0;
+  std::int64_t rows = 0;
+};
+MxRowCount mx_row_count(Device device);
 
 /// C is F32 or BF16 [M, N]. Residuals of the operands are not part of the product (ops/spmm.h adds them).
 /// Scales that are constant along the contraction, the tensor scale always among them, are applied in the epilogue, in

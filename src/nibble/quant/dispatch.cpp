@@ -24,6 +24,11 @@ QuantQuality measure_quality(const Tensor& x, const QTensor& q, const QuantSpec&
 }
 
 void dge_apply(const Tensor& dw, const Tensor& w, const QTensor& q, const QuantSpec& spec, float k, float clip) {
+  require(dw.dtype() == DType::F32 && dw.rows() == q.rows && dw.cols() == q.cols && w.rows() == q.rows &&
+              w.cols() == q.cols,
+          "dge_apply to {} with weights {} and a [{}, {}] QTensor", to_string(dw), to_string(w), q.rows, q.cols);
+  require(q.element == ElementFormat::E2M1 || q.element_scales.defined(), "dge_apply wants E2M1 elements");
+  require(k >= 1, "dge_apply with k = {}; the estimator needs k >= 1", k);
   return on_gpu(dw) ? cuda::dge_apply(dw, w, q, spec, k, clip) : cpu::dge_apply(dw, w, q, spec, k, clip);
 }
 

@@ -46,6 +46,9 @@ struct QTensor {
   std::int64_t outer = 0;
   /// Trust mask: bit c % 8 of byte c / 8 of a row, U8 [rows, ceil(cols / 8)]; undefined unless the spec asks for it.
   Tensor mask;
+  /// Stored is the transpose [cols, rows] of what was quantised (QuantizeContext::for_product); rows, cols and
+  /// everything else describe what is stored.
+  bool turned = false;
   /// The transform that the values lie in: value(r, c) are those of x after it.
   Hadamard hadamard;
   CsrMatrix residual;  ///< defined when the clamp keeps a sparse residual

@@ -24,6 +24,11 @@ struct QuantizeContext {
   Tensor col_fold;
   /// What Rounding::Reference rounds towards: F32, the shape of x, transposed and rotated as x is.
   Tensor reference;
+  /// The result is only multiplied (ops/gemm.h), so it may be stored as a product on its device reads it fastest, with
+  /// the same values. The CPU stores it as ever. A GPU stores E2M1 codes under one scale a row as E4M3 elements; under
+  /// Nvfp4 as BF16 elements that hold code times block scale and lack tensor_scale and device_scale, which the product
+  /// applies; and a matrix under one scale a column as its transpose (QTensor::turned).
+  bool for_product = false;
 };
 
 /// Q(x) for x [rows, cols] of F32 or BF16, codes and scales allocated from `arena`.

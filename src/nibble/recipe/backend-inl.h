@@ -8,6 +8,8 @@ void hiding_factors(const Tensor& columns, const Tensor& factors);
 void first_columns(const Tensor& x, const Tensor& out);
 
 void apply_trust_mask(const Tensor& gradient, const Tensor& mask);
+void masked_hadamard_inverse(const Tensor& gradient, const Tensor& mask, const Hadamard& transform,
+                             const RandomStream& stream, const Tensor& out);
 
 ProductQuality compare_products(const Tensor& exact, const Tensor& computed, const Tensor& before);
 double sum_of_distances(const Tensor& a, const Tensor& b);

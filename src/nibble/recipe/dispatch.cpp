@@ -38,6 +38,12 @@ void apply_trust_mask(const Tensor& gradient, const Tensor& mask) {
   on_gpu(gradient) ? cuda::apply_trust_mask(gradient, mask) : cpu::apply_trust_mask(gradient, mask);
 }
 
+void masked_hadamard_inverse(const Tensor& gradient, const Tensor& mask, const Hadamard& transform,
+                             const RandomStream& stream, const Tensor& out) {
+  on_gpu(gradient) ? cuda::masked_hadamard_inverse(gradient, mask, transform, stream, out)
+                   : cpu::masked_hadamard_inverse(gradient, mask, transform, stream, out);
+}
+
 ProductQuality compare_products(const Tensor& exact, const Tensor& computed, const Tensor& before) {
   return on_gpu(exact) ? cuda::compare_products(exact, computed, before)
                        : cpu::compare_products(exact, computed, before);

@@ -70,19 +70,23 @@ void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Ar
 
 // Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass) {
-  if (pass.observer != nullptr) {
+  if (pass.observer != nullptr && !pass.again) {
     (*pass.observer)(*this, Operand::FpropX, x);
     (*pass.observer)(*this, Operand::FpropW, weight_);
   }
   QuantizeContext context = token_context(Operand::FpropX, x, pass);
   context.col_fold = other_channels_;
-  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, pass.measure_quality, pass.profile), x, {}};
+  context.for_product = !pass.measure_quality && (*recipe_)[Operand::WgradX].source != OperandSource::Requantise;
+  const bool measure = pass.measure_quality && !pass.again;
+  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, measure, pass.profile), x, {}};
   const bool outliers = outlier_w_.codes.defined();
   if (outliers) {
     const Tensor channels = pass.arena.allocate(x.dtype(), {x.rows(), outlier_w_.cols});
     gather_columns(x, outliers_.channels(), channels);
     saved.outliers = quantise_outliers(StreamUse::OutlierX, channels, false, Product::Fprop, pass);
   }
+
+  if (!y.defined()) return saved;
 
   const ArenaScope scope(pass.arena);
   const bool measured = measures(Product::Fprop, pass);
@@ -91,9 +95,9 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& ad
     before = pass.arena.allocate(DType::F32, {measured_rows(y.rows(), kMeasuredTokens), y.cols()});
     convert(addend.row_range(0, before.rows()), before);
   }
-  paths_[0] = gemm_path({saved.x}, {fprop_w_});
-  const GemmOperand left{saved.x};
+  const GemmOperand left{saved.x, saved.x.turned};
   const GemmOperand right{fprop_w_};
+  paths_[0] = gemm_path(left, right);
   if (addend.defined()) {
     timed(pass.profile, "gemm fprop", gemm_onto, addend, left, right, y, pass.arena);
   } else {
@@ -143,13 +147,14 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
   const QTensor& w = reuses ? fprop_w_ : dgrad_w_.codes.defined() ? dgrad_w_ : own_w;
   QuantizeContext context = token_context(Operand::DgradDy, dy, pass);
   if (fold) context.col_fold = w.scales.reshape({w.rows});
+  context.for_product = !pass.measure_quality;
   *dy_out = quantise(Operand::DgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
 
   const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
   const bool masked = saved.x.mask.defined();
   const bool apart = in_basis || (basis().enabled() && masked);
   const Tensor product = apart ? pass.arena.allocate(DType::F32, {dx.rows(), dx.cols()}) : dx;
-  const GemmOperand left{*dy_out};
+  const GemmOperand left{*dy_out, dy_out->turned};
   const GemmOperand right{w, /*transposed=*/reuses || !spec.quant.transposed, /*scales_folded=*/fold};
   paths_[1] = gemm_path(left, right);
   timed(pass.profile, "gemm dgrad", gemm, left, right, product, Accumulate::Overwrite, pass.arena);
@@ -160,8 +165,11 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
     scatter_columns(part, outliers_.channels(), product, Accumulate::Overwrite);
   }
   if (apart && !in_basis) timed(pass.profile, "rotate", hadamard_forward, product, basis(), basis_signs(), product);
-  if (masked) timed(pass.profile, "mask", apply_trust_mask, product, saved.x.mask);
-  if (apart) timed(pass.profile, "rotate", hadamard_inverse, product, basis(), basis_signs(), dx);
+  if (apart) {
+    timed(pass.profile, "rotate", masked_hadamard_inverse, product, saved.x.mask, basis(), basis_signs(), dx);
+  } else if (masked) {
+    timed(pass.profile, "mask", apply_trust_mask, product, saved.x.mask);
+  }
   if (measures(Product::Dgrad, pass)) measure_dgrad(dy, dx, pass);
 }
 
@@ -176,11 +184,13 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
   QTensor own_x;
   if (!reuses) {
     const Tensor source = wgrad_source(saved, pass.arena);
-    own_x = quantise(Operand::WgradX, source, token_context(Operand::WgradX, source, pass), pass.arena,
-                     pass.measure_quality, pass.profile);
+    QuantizeContext context = token_context(Operand::WgradX, source, pass);
+    context.for_product = !pass.measure_quality;
+    own_x = quantise(Operand::WgradX, source, context, pass.arena, pass.measure_quality, pass.profile);
   }
   const QTensor& x = reuses ? saved.x : own_x;
-  const GemmOperand right{x, /*transposed=*/reuses || !spec_x.quant.transposed, /*scales_folded=*/fold};
+  const bool by_tokens = (reuses || !spec_x.quant.transposed) != x.turned;
+  const GemmOperand right{x, /*transposed=*/by_tokens, /*scales_folded=*/fold};
 
   // Estimator, mask and rotation change this micro-batch's product alone, not what earlier ones accumulated.
   const bool dge = recipe_->weight_gradient.estimator == WeightGradient::Estimator::Dge;
@@ -194,11 +204,13 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
     QTensor own_dy;
     if (shared_dy == nullptr) {
       QuantizeContext context = token_context(Operand::WgradDy, dy, pass, static_cast<std::uint32_t>(sample));
-      if (fold) context.row_fold = x.scales.reshape({x.rows});
+      if (fold) context.row_fold = x.scales.reshape({x.turned ? x.cols : x.rows});
+      context.for_product = !pass.measure_quality;
       own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality && sample == 0, pass.profile);
       own_dy.tensor_scale /= static_cast<float>(spec_dy.samples);
     }
-    const GemmOperand left{shared_dy != nullptr ? *shared_dy : own_dy, /*transposed=*/!spec_dy.quant.transposed};
+    const QTensor& q = shared_dy != nullptr ? *shared_dy : own_dy;
+    const GemmOperand left{q, /*transposed=*/spec_dy.quant.transposed == q.turned};
     const bool overwrite = sample == 0 && (apart || pass.first_micro_batch);
     paths_[2] = gemm_path(left, right);
     timed(pass.profile, "gemm wgrad", gemm, left, right, product, overwrite ? Accumulate::Overwrite : Accumulate::Add,
@@ -212,8 +224,11 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
     timed(pass.profile, "dge", dge_apply, product, in_basis_of_fprop(weight_, pass.arena), fprop_w_,
           (*recipe_)[Operand::FpropW].quant, estimator.k, estimator.clip);
   }
-  if (masked) timed(pass.profile, "mask", apply_trust_mask, product, fprop_w_.mask);
-  if (rotate_back) timed(pass.profile, "rotate", hadamard_inverse, product, basis(), basis_signs(), product);
+  if (rotate_back) {
+    timed(pass.profile, "rotate", masked_hadamard_inverse, product, fprop_w_.mask, basis(), basis_signs(), product);
+  } else if (masked) {
+    timed(pass.profile, "mask", apply_trust_mask, product, fprop_w_.mask);
+  }
   if (apart) add_in_place(dw, product);
 
   if (saved.x.residual.defined() && recipe_->residual_in_wgrad) {

@@ -46,6 +46,8 @@ struct PassContext {
   const OperandObserver* observer = nullptr;
   /// Tokens of the step's whole batch: the row stride of random numbers where a token is a column.
   std::int64_t tokens_per_step = 0;
+  /// A forward that is computed again for its backward: it has been measured and observed already.
+  bool again = false;
 };
 
 class Linear {
@@ -63,6 +65,10 @@ class Linear {
   void prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
                bool measure_quality);
 
+  /// The matrix that prepare was given, at another place: for a pass that reads it (measurements, observers, DGE, signs
+  /// drawn for every pass) where the first place does not last.
+  void lend_weight(const Tensor& w) { weight_ = w; }
+
   /// What backward needs of forward.
   struct Saved {
     QTensor x;         ///< fprop.x as quantised (with its residual)
@@ -71,7 +77,7 @@ class Linear {
   };
 
   /// y [T, N] = addend + X W^T; x [T, K] in F32 or BF16. The addend is of y's shape and dtype and may be y; undefined
-  /// = 0. Touches no state.
+  /// = 0. An undefined y = only what backward needs is wanted. Touches no state.
   Saved forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass);
   /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.first_micro_batch) from dy [T, N].
   void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass);
@@ -118,6 +124,7 @@ class Linear {
                                 const PassContext& pass) const;
   QuantizeContext token_context(Operand operand, const Tensor& x, const PassContext& pass,
                                 std::uint32_t sample = 0) const;
+  bool codes_are_only_multiplied() const;
   QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure);
   QTensor quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
                             const PassContext& pass);

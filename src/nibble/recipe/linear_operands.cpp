@@ -46,10 +46,18 @@ QuantizeContext Linear::token_context(Operand operand, const Tensor& x, const Pa
                        product_of(operand), x, pass);
 }
 
+// Neither quantised again nor watched, and stored by rows, as the folds of dgrad have its scales.
+bool Linear::codes_are_only_multiplied() const {
+  return (*recipe_)[Operand::FpropW].quant.granularity != Granularity::per_column() &&
+         (*recipe_)[Operand::DgradW].source != OperandSource::Requantise && !recipe_->oscillation_reset.enabled() &&
+         !recipe_->outlier_channels.enabled();
+}
+
 QTensor Linear::quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure) {
   QuantizeContext context;
   context.random = operand_stream(seed_, step, id_, Operand::FpropW);
   context.signs = sign_stream(seed_, step, id_, Product::Fprop, basis().signs, 0);
+  context.for_product = !measure && codes_are_only_multiplied();
   if ((*recipe_)[Operand::FpropW].quant.rounding != Rounding::Reference) {
     if (outliers_.chosen()) context.col_fold = outliers_.others(arena);
     return quantise(Operand::FpropW, w, context, arena, measure, nullptr);
@@ -70,6 +78,7 @@ QTensor Linear::quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_tok
   QuantizeContext context;
   context.random = operand_stream(call_seed(seed, first_token), step_, id_, Operand::DgradW);
   context.signs = sign_stream(seed, step_, id_, Product::Dgrad, spec.quant.hadamard.signs, first_token);
+  context.for_product = !measure && spec.quant.granularity != Granularity::per_column();
   const Tensor source =
       spec.source == OperandSource::Requantise ? forward_weight(fprop_w_, outlier_w_, scratch) : weight_;
   return quantise(Operand::DgradW, source, context, arena, measure, nullptr);

@@ -14,8 +14,9 @@ struct CudaDevice {
   std::string name;            ///< "NVIDIA H100 80GB HBM3"
   int compute_capability = 0;  ///< 90 for Hopper
   int multiprocessors = 0;
-  std::size_t memory = 0;  ///< bytes
-  std::size_t l2 = 0;      ///< bytes
+  std::size_t memory = 0;       ///< bytes
+  std::size_t free_memory = 0;  ///< bytes that nobody uses now
+  std::size_t l2 = 0;           ///< bytes
 };
 /// The GPU that this process computes on. Throws UserError, which says why, when there is none.
 CudaDevice cuda_device();

@@ -137,6 +137,13 @@ OwnedTensor::OwnedTensor(DType dtype, std::span<const std::int64_t> shape, Devic
 
 Arena::Arena(Device device, std::size_t block_bytes) : device_(device), block_bytes_(block_bytes) {}
 
+void Arena::reserve(std::size_t bytes) {
+  require(cursor_.block == 0 && cursor_.offset == 0, "an arena in use can't be sized anew");
+  if (!blocks_.empty() && blocks_.front().bytes() >= bytes) return;
+  blocks_.clear();
+  blocks_.emplace_back(bytes, device_);
+}
+
 Tensor Arena::allocate(DType dtype, std::initializer_list<std::int64_t> shape) {
   const Tensor probe(nullptr, dtype, shape, device_);
   const std::size_t bytes = (probe.bytes() + 63) / 64 * 64;

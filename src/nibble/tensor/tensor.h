@@ -143,6 +143,8 @@ class Arena {
     std::size_t offset = 0;
   };
 
+  /// One block of `bytes`, where none is as large; only while nothing is allocated.
+  void reserve(std::size_t bytes);
   /// Uninitialised memory.
   Tensor allocate(DType dtype, std::initializer_list<std::int64_t> shape);
   Mark mark() const { return cursor_; }

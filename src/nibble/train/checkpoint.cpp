@@ -37,19 +37,14 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
   return found;
 }
 
-/// Calls f(Hugging Face name, rows of the parameter) for every part of every parameter.
+/// Calls f(Hugging Face name, rows of `values`) for every part of the parameter.
 template <class F>
-void for_each_part(const Llama& model, F&& f) {
-  for (const Parameter& p : model.parameters()) {
-    if (p.parts.size() == 1) {
-      f(p.parts[0].hf_name, p.value);
-      continue;
-    }
-    std::int64_t row = 0;
-    for (const Parameter::Part& part : p.parts) {
-      f(part.hf_name, p.value.row_range(row, row + part.rows));
-      row += part.rows;
-    }
+void for_each_part(const Parameter& p, const Tensor& values, F&& f) {
+  if (p.parts.size() == 1) return f(p.parts[0].hf_name, values);
+  std::int64_t row = 0;
+  for (const Parameter::Part& part : p.parts) {
+    f(part.hf_name, values.row_range(row, row + part.rows));
+    row += part.rows;
   }
 }
 
@@ -105,9 +100,13 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
 
   OnCpu on_cpu;
   std::vector<SafetensorsEntry> weights;
-  for_each_part(model, [&](const std::string& name, const Tensor& rows) {
-    weights.push_back(safetensors_entry(name, on_cpu(rows)));
-  });
+  std::deque<OwnedTensor> decoded;
+  for (const Parameter& p : model.parameters()) {
+    if (p.in_half()) decoded.push_back(copy_to(values_of(p), Device::Cpu));
+    for_each_part(p, p.in_half() ? decoded.back().view() : p.value, [&](const std::string& name, const Tensor& rows) {
+      weights.push_back(safetensors_entry(name, on_cpu(rows)));
+    });
+  }
   const std::uint64_t model_sum = write_safetensors(directory.path() / kModelFile, weights, {{"format", "pt"}});
   std::vector<SafetensorsEntry> states;
   optimizer.visit(
@@ -195,7 +194,12 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run, const std::functi
 
 void load_weights(const fs::path& checkpoint, Llama& model) {
   const SafetensorsFile file(checkpoint / kModelFile);
-  for_each_part(model, [&](const std::string& name, const Tensor& rows) { file.read(name, rows); });
+  for (const Parameter& p : model.parameters()) {
+    const OwnedTensor staged = p.in_half() ? OwnedTensor(DType::F32, p.value.shape(), p.value.device()) : OwnedTensor();
+    for_each_part(p, p.in_half() ? staged.view() : p.value,
+                  [&](const std::string& name, const Tensor& rows) { file.read(name, rows); });
+    if (p.in_half()) scaled_store(staged, p.half);
+  }
 }
 
 void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {

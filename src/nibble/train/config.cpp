@@ -2,15 +2,31 @@
 
 #include <cmath>
 #include <numbers>
+#include <optional>
+
+#include "nibble/tensor/device.h"
 
 namespace nibble {
 
 namespace {
 const std::vector<std::pair<const char*, OptimizerKind>> kOptimizers = {{"adamw", OptimizerKind::AdamW},
                                                                         {"adamw-fp8", OptimizerKind::AdamWFp8}};
-const std::vector<std::pair<const char*, Device>> kDevices = {{"cpu", Device::Cpu}, {"cuda", Device::Cuda}};
+const std::vector<std::pair<const char*, std::optional<Device>>> kDevices = {
+    {"cpu", Device::Cpu}, {"cuda", Device::Cuda}, {"auto", std::nullopt}};
+const std::vector<std::pair<const char*, DType>> kGradients = {{"f32", DType::F32}, {"bf16", DType::BF16}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
+
+Device found_device(std::optional<Device> wanted) {
+  return wanted.value_or(cuda_devices() > 0 ? Device::Cuda : Device::Cpu);
+}
 }  // namespace
+
+Device device_of(const std::string& name) {
+  for (const auto& [text, device] : kDevices) {
+    if (text == name) return found_device(device);
+  }
+  user_error("the device is '{}', must be cpu, cuda or auto", name);
+}
 
 TrainConfig read_train_config(const ConfigTable& root) {
   constexpr std::int64_t kMany = std::int64_t{1} << 40;
@@ -29,7 +45,9 @@ TrainConfig read_train_config(const ConfigTable& root) {
   if (c.batch % c.micro_batch != 0) {
     train.fail("micro_batch", fmt::format("{} does not divide batch = {}", c.micro_batch, c.batch));
   }
-  c.device = train.choice("device", c.device, kDevices);
+  c.device = found_device(train.choice("device", std::optional<Device>(c.device), kDevices));
+  c.recompute = train.choice("recompute", c.recompute, kRecomputeNames);
+  c.gradients = train.choice("gradients", c.gradients, kGradients);
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
 
@@ -95,6 +113,8 @@ steps = {}
 batch = {}
 micro_batch = {}
 device = "{}"
+recompute = "{}"
+gradients = "{}"
 seed = {}
 
 [optimizer]
@@ -118,11 +138,11 @@ quality_every = {}
 checkpoint_every = {}
 keep_checkpoints = {}
 )",
-                     c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device), c.seed,
-                     name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
-                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
-                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
-                     c.keep_checkpoints) +
+                     c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
+                     recompute_name(c.recompute), name(kGradients, c.gradients), c.seed, name(kOptimizers, c.optimizer),
+                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
+                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

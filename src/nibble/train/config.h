@@ -7,6 +7,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
+#include "nibble/model/recompute.h"
 #include "nibble/tensor/tensor.h"
 #include "nibble/train/alarms.h"
 
@@ -14,7 +15,8 @@ namespace nibble {
 
 enum class OptimizerKind : std::uint8_t {
   AdamW,     ///< FP32 master weights and moments
-  AdamWFp8,  ///< FP8-LM: FP16 master weights, E4M3 first and FP16 second moment, one scale a tensor
+  AdamWFp8,  ///< FP8-LM: FP16 master weights, E4M3 first and FP16 second moment, one scale a tensor; linear layers have
+             ///< no other weights
 };
 
 enum class Schedule : std::uint8_t {
@@ -31,6 +33,8 @@ struct TrainConfig {
   std::int64_t batch = 0;        ///< sequences an optimizer step
   std::int64_t micro_batch = 0;  ///< sequences a pass; divides batch
   Device device = Device::Cpu;   ///< where the run computes
+  Recompute recompute = Recompute::None;
+  DType gradients = DType::F32;  ///< of the weights of linear layers between a backward and the update: F32 or BF16
   std::uint64_t seed = 1;        ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
@@ -56,7 +60,12 @@ struct TrainConfig {
   std::int64_t tokens_per_step() const { return batch * model.seq; }
 };
 
-/// Reads and validates; UserError with file and line. `root` may carry --set overrides.
+/// A device by the name that settings and commands know: "cpu", "cuda", or "auto", the GPU where there is one.
+/// UserError for another one.
+Device device_of(const std::string& name);
+
+/// Reads and validates; UserError with file and line. `root` may carry --set overrides. Where train.device is "auto",
+/// the answer holds the device that was found.
 TrainConfig read_train_config(const ConfigTable& root);
 
 /// The whole configuration, defaults included, as TOML that read_train_config takes.

@@ -20,8 +20,12 @@ class Optimizer {
   virtual void visit(const std::function<void(const std::string&, const Tensor&)>& f) const = 0;
   /// To be called when the parameters were changed from outside (a checkpoint without optimizer state).
   virtual void parameters_changed() {}
+  /// Of all state tensors, those among them that are the model's own weights.
   std::size_t bytes() const;
 };
+
+/// How a model stores its parameters for an optimizer: FP8-LM's master weights are the model's own.
+ParameterStorage storage_for(OptimizerKind kind, DType gradients);
 
 /// `model` must outlive the optimizer.
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model);

@@ -3,11 +3,14 @@
 #include <omp.h>
 
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "nibble/io/json.h"
 #include "nibble/ops/machine.h"
+#include "nibble/tensor/device.h"
+#include "nibble/train/gpu_peak.h"
 
 namespace nibble {
 
@@ -20,8 +23,14 @@ std::string utc_now() {
   return text;
 }
 
-/// A product type without a measured instruction of its own runs at the pace of float arithmetic or slower.
-double peak_of(GemmPath path, const MachinePeak& peak) {
+/// Operations a second that a product on this path could reach. One without a measured rate of its own runs at the pace
+/// of float arithmetic or slower.
+double peak_of(GemmPath path, Device device) {
+  if (device == Device::Cuda) {
+    const GpuPeak& peak = gpu_peak();
+    return path == GemmPath::Fp8 ? peak.fp8 : path == GemmPath::F32 ? peak.f32 : peak.bf16;
+  }
+  const MachinePeak& peak = machine_peak();
   const bool integer = path == GemmPath::Int8 || path == GemmPath::Int8Block;
   const double own = integer ? peak.int8 : path == GemmPath::Bf16 ? peak.bf16 : 0;
   return own > 0 ? own : peak.f32;
@@ -54,22 +63,22 @@ std::string path_summary(const Llama& model, std::size_t product) {
 }
 
 double ideal_seconds_per_token(const Llama& model) {
-  if (model.device() == Device::Cuda) return 0;
-  const MachinePeak& peak = machine_peak();
+  const Device device = model.device();
   const LlamaConfig& c = model.config();
   double seconds = 0;
   for (const Linear& linear : model.linears()) {
     for (const GemmPath path : linear.paths()) {
-      seconds += 2.0 * static_cast<double>(linear.weights()) / peak_of(path, peak);
+      seconds += 2.0 * static_cast<double>(linear.weights()) / peak_of(path, device);
     }
   }
-  seconds += 6.0 * static_cast<double>(c.vocab * c.width) / peak_of(GemmPath::Bf16, peak);
-  seconds += 12.0 * static_cast<double>(c.layers * c.width) * static_cast<double>(c.seq) / 2.0 / peak.f32;
+  seconds += 6.0 * static_cast<double>(c.vocab * c.width) / peak_of(GemmPath::Bf16, device);
+  seconds += 12.0 * static_cast<double>(c.layers * c.width) * static_cast<double>(c.seq) / 2.0 /
+             peak_of(device == Device::Cuda ? GemmPath::Bf16 : GemmPath::F32, device);
   return seconds;
 }
 
 void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
-                    const Optimizer& optimizer) {
+                    const Optimizer& optimizer, const MemoryPlan& plan) {
   const LlamaConfig& m = config.model;
   const Recipe& recipe = model.recipe();
   nlohmann::json table = nlohmann::json::array();
@@ -77,7 +86,21 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
     for (std::size_t module = recipe.stages[stage].linear.size(); module-- > 0;)
       add_operands(recipe, stage, module, table);
   }
+  nlohmann::json predicted = nlohmann::json::object();
+  for (const MemoryPart& part : plan.parts) predicted[part.name] = std::llround(part.bytes);
+  predicted["total"] = std::llround(plan.total());
   const MachinePeak& peak = machine_peak();
+  nlohmann::json machine = {{"cpu", cpu_name()},
+                            {"threads", omp_get_max_threads()},
+                            {"isa", cpu_isa()},
+                            {"peak_f32_gflops", peak.f32 * 1e-9},
+                            {"peak_bf16_gflops", peak.bf16 * 1e-9},
+                            {"peak_int8_gops", peak.int8 * 1e-9}};
+  if (config.device == Device::Cuda) {
+    machine["gpu"] = cuda_device().name;
+    machine["gpu_bf16_tflops"] = gpu_peak().bf16 * 1e-12;
+    machine["gpu_fp8_tflops"] = gpu_peak().fp8 * 1e-12;
+  }
   const nlohmann::json info = {
       {"name", run.filename().string()},
       {"recipe", recipe.name},
@@ -109,15 +132,12 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
       {"data", {{"dir", config.data.string()}}},
       {"memory",
        {{"optimizer_bytes", optimizer.bytes()},
-        {"weight_bytes", model.flat_values().bytes()},
-        {"activation_peak_bytes", model.activation_peak_bytes()}}},
-      {"machine",
-       {{"cpu", cpu_name()},
-        {"threads", omp_get_max_threads()},
-        {"isa", cpu_isa()},
-        {"peak_f32_gflops", peak.f32 * 1e-9},
-        {"peak_bf16_gflops", peak.bf16 * 1e-9},
-        {"peak_int8_gops", peak.int8 * 1e-9}}},
+        {"weight_bytes", model.parameter_bytes()},
+        {"gradient_bytes", model.gradient_bytes()},
+        {"activation_peak_bytes", model.activation_peak_bytes()},
+        {"working_copy_peak_bytes", model.working_copy_peak_bytes()},
+        {"predicted", predicted}}},
+      {"machine", machine},
       {"paths",
        {{"fprop", path_summary(model, 0)}, {"dgrad", path_summary(model, 1)}, {"wgrad", path_summary(model, 2)}}},
       {"nibble", {{"version", kVersion}}},

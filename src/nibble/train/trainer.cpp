@@ -13,6 +13,8 @@
 #include "nibble/io/tensorboard.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/checkpoint.h"
+#include "nibble/train/gpu_peak.h"
+#include "nibble/train/memory.h"
 #include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
 #include "nibble/train/telemetry.h"
@@ -36,6 +38,7 @@ std::string identity(TrainConfig config, const Recipe& recipe) {
   config.checkpoint_every = defaults.checkpoint_every;
   config.keep_checkpoints = defaults.keep_checkpoints;
   config.alarms = defaults.alarms;
+  config.recompute = defaults.recompute;  // gives the same bits at every level
   return to_toml(config);
 }
 
@@ -93,7 +96,9 @@ class Trainer {
         run_(std::move(run)),
         callbacks_(callbacks),
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
-        model_(config.model, recipe, config.seed, DType::BF16, config.device),
+        plan_(planned(recipe)),
+        model_(config.model, recipe, config.seed, DType::BF16, config.device,
+               storage_for(config.optimizer, config.gradients)),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms) {
@@ -107,6 +112,8 @@ class Trainer {
     const auto tokens = static_cast<std::size_t>(config.micro_batch * config.model.seq);
     tokens_.resize(tokens);
     targets_.resize(tokens);
+    model_.set_recompute(config.recompute);
+    model_.reserve(plan_);
   }
 
   void resume_from(const fs::path& checkpoint) {
@@ -143,7 +150,7 @@ class Trainer {
       const std::string stopping = raise_alarms(line);
       metrics.append(line);
       write_scalars(board, step, line);
-      if (step == 1) write_run_info(run_, config_, model_, *optimizer_);
+      if (step == 1) write_run_info(run_, config_, model_, *optimizer_, plan_);
       if (config_.checkpoint_every > 0 && step % config_.checkpoint_every == 0) {
         save();
         saved_at = step;
@@ -156,10 +163,36 @@ class Trainer {
     if (saved_at != state_.step) save();
     if (state_.step < config_.steps) return false;
     write_result();
+    tell_memory(fmt::format("took {} of memory at most, {} were predicted",
+                            memory_text(static_cast<double>(memory_peak())), memory_text(plan_.tensors())));
     return true;
   }
 
  private:
+  /// What the run will take, told; UserError where the device has less.
+  MemoryPlan planned(const Recipe& recipe) const {
+    if (config_.device == Device::Cuda) gpu_peak();  // while there is memory for it
+    const DeviceMemory memory = device_memory(config_.device);
+    const std::string refusal = memory_refusal(config_, recipe, memory);
+    if (!refusal.empty()) user_error("{}", refusal);
+    const MemoryPlan plan = plan_memory(memory_question(config_, recipe));
+    tell_memory(fmt::format("memory of {}, {}\n{}", memory.name, memory_text(memory.bytes), memory_table(plan, "  ")));
+    return plan;
+  }
+
+  void tell_memory(const std::string& text) const {
+    if (callbacks_.on_memory) callbacks_.on_memory(text);
+  }
+
+  /// Bytes of tensors at most so far.
+  std::size_t memory_peak() {
+    // The optimizer counts the master weights that are the model's own.
+    std::size_t bytes = model_.flat_values().bytes() + model_.gradient_bytes() + optimizer_->bytes() +
+                        model_.working_copy_peak_bytes() + model_.activation_peak_bytes();
+    model_.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
+    return bytes;
+  }
+
   void message(const std::string& text) const {
     if (callbacks_.on_message) callbacks_.on_message(text);
   }
@@ -198,7 +231,7 @@ class Trainer {
       loss.sum += part.sum;
       loss.tokens += part.tokens;
     }
-    const double norm = std::sqrt(sum_of_squares(model_.flat_grads()));
+    const double norm = std::sqrt(model_.squares_of_gradients());
     if (!std::isfinite(norm)) fail_non_finite(step, "a gradient", first_non_finite_gradient());
 
     const StageState& stage = clock_.state();
@@ -291,7 +324,7 @@ class Trainer {
         step, what, where);
   }
 
-  void write_result() const {
+  void write_result() {
     const RunFigures figures = final_figures(load_run(run_));
     const auto or_null = [](double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); };
     nlohmann::json snr = nlohmann::json::object();
@@ -303,6 +336,7 @@ class Trainer {
                                              {"train_loss", figures.train_loss},
                                              {"val_loss", or_null(figures.val_loss)},
                                              {"tokens_per_second", figures.tokens_per_second},
+                                             {"memory_peak_bytes", memory_peak()},
                                              {"clamped_share", or_null(figures.clamped_share)},
                                              {"snr_db", snr}});
   }
@@ -311,6 +345,7 @@ class Trainer {
   fs::path run_;
   TrainCallbacks callbacks_;
   Loader loader_;
+  MemoryPlan plan_;
   Llama model_;
   std::unique_ptr<Optimizer> optimizer_;
   TrainState state_;

@@ -34,6 +34,8 @@ struct StepReport {
 struct TrainCallbacks {
   std::function<void(const StepReport&)> on_step;
   std::function<void(const std::string&)> on_message;
+  /// What the run will take of its device's memory, as a table, before the first step; what it took, after the last.
+  std::function<void(const std::string&)> on_memory;
 };
 
 enum class Resume : std::uint8_t {
@@ -50,8 +52,9 @@ class AlarmStop : public std::runtime_error {
 };
 
 /// Trains until the last step or until `stop` becomes true; either way a checkpoint of the last completed step is
-/// written. Returns true when the run is complete. Throws UserError when the loss or a gradient is not finite (before
-/// the update; the newest checkpoint stays), or when the folder's run has other settings; AlarmStop after a checkpoint.
+/// written. Returns true when the run is complete. Throws UserError when the device has too little memory for the run
+/// (before the first step), when the loss or a gradient is not finite (before the update; the newest checkpoint stays),
+/// or when the folder's run has other settings; AlarmStop after a checkpoint.
 bool train(const TrainConfig& config, const Recipe& recipe, const std::filesystem::path& run, Resume resume,
            const std::atomic<bool>& stop, const TrainCallbacks& callbacks);
 

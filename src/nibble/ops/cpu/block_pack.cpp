@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "nibble/ops/cpu/block_dot.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/simd.h"
 #include "nibble/tensor/transpose_block.h"
 

@@ -8,6 +8,7 @@
 #include "nibble/ops/cpu/block_pack.h"
 #include "nibble/ops/cpu/gemm_decode.h"
 #include "nibble/ops/cpu/thread_scratch.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/parallel.h"
 
 // Columns of C are taken in panels that fit the last-level cache: B is packed, then a task is a tile of 96 rows by a

@@ -7,6 +7,7 @@
 #include "nibble/numerics/e2m1.h"
 #include "nibble/numerics/fp8.h"
 #include "nibble/ops/cpu/row_convert.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/simd.h"
 #include "nibble/tensor/transpose_block.h"
 
@@ -114,20 +115,6 @@ float block_scale(const QTensor& q, std::int64_t index) {
     case ScaleFormat::UE4M3: return e4m3_decode(q.scales.data<std::uint8_t>()[index]);
   }
   return 1.0f;
-}
-
-bool uses_scales(const GemmOperand& x) { return has_scale(x.matrix.element) && !x.scales_folded; }
-
-/// Whether the block scales, or the scales of the second level, vary along the contraction.
-bool block_scales_are_inner(const GemmOperand& x) {
-  const QTensor& q = x.matrix;
-  if (!uses_scales(x) || q.scale_format == ScaleFormat::None) return false;
-  return x.transposed ? q.block_rows() < q.rows : q.block_cols() < q.cols;
-}
-bool second_level_is_inner(const GemmOperand& x) {
-  const QTensor& q = x.matrix;
-  if (!uses_scales(x) || !q.outer_scales.defined()) return false;
-  return x.transposed ? q.rows > 1 : q.outer < q.cols;
 }
 
 float second_level_scale(const QTensor& q, std::int64_t r, std::int64_t c) {
@@ -244,8 +231,6 @@ IntegerCodes integer_codes(ElementFormat element) {
     default: return {0.5f, 12};
   }
 }
-
-bool has_inner_scales(const GemmOperand& x) { return block_scales_are_inner(x) || second_level_is_inner(x); }
 
 std::int64_t inner_block(const GemmOperand& x) {
   const QTensor& q = x.matrix;

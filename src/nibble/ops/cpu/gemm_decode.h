@@ -16,14 +16,6 @@ struct IntegerCodes {
 };
 IntegerCodes integer_codes(ElementFormat element);
 
-/// Extent of the operand along C, and along the contraction.
-inline std::int64_t outer_extent(const GemmOperand& x) { return x.transposed ? x.matrix.cols : x.matrix.rows; }
-inline std::int64_t inner_extent(const GemmOperand& x) { return x.transposed ? x.matrix.rows : x.matrix.cols; }
-
-/// True if block or outer scales take part in the product and vary along the contraction, so that they cannot wait for
-/// the epilogue. The tensor scale never does.
-bool has_inner_scales(const GemmOperand& x);
-
 /// The length of the aligned blocks of the contraction in which no scale varies; 0 where none varies at all.
 std::int64_t inner_block(const GemmOperand& x);
 

@@ -197,18 +197,9 @@ void wgrad(const CsrMatrix& residual, const Dy* dy, float* dw, std::int64_t n, A
   });
 }
 
-void require_matrix(const Tensor& x, std::int64_t rows, std::int64_t cols, const char* name) {
-  require(x.dims() == 2 && x.dim(0) == rows && x.dim(1) == cols, "spmm: {} is {}, not [{}, {}]", name, to_string(x),
-          rows, cols);
-}
-
 }  // namespace
 
 void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
-  require(residual.defined(), "spmm_fprop: no residual");
-  require(y.dims() == 2, "spmm_fprop: Y is {}", to_string(y));
-  require_matrix(w_transposed, residual.cols, y.dim(1), "W^T");
-  require_matrix(y, residual.rows, y.dim(1), "Y");
   dispatch_float(w_transposed.dtype(), [&](auto* w) {
     dispatch_float(y.dtype(), [&](auto* out) {
       using W = std::remove_pointer_t<decltype(w)>;
@@ -219,10 +210,6 @@ void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Ten
 }
 
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch) {
-  require(residual.defined(), "spmm_wgrad: no residual");
-  require(dw.dims() == 2, "spmm_wgrad: dW is {}", to_string(dw));
-  require_matrix(dy, residual.rows, dw.dim(0), "dY");
-  require_matrix(dw, dw.dim(0), residual.cols, "dW");
   if (residual.nnz() == 0) return;
   dispatch_float(dy.dtype(), [&](auto* p) {
     using Dy = std::remove_pointer_t<decltype(p)>;

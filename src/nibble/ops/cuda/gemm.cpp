@@ -5,6 +5,9 @@
 #include "nibble/ops/cuda/gemm_epilogue.h"
 #include "nibble/ops/cuda/gemm_operand.h"
 #include "nibble/ops/cuda/lt_matmul.h"
+#include "nibble/ops/cuda/mx_correction.h"
+#include "nibble/ops/cuda/native_gemm.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/cuda/memory.h"
 #include "nibble/tensor/cuda/runtime.h"
 
@@ -15,6 +18,11 @@
 //   numbers of the host           alpha                            alpha
 //   numbers of the device         its scale pointers               alpha on the device
 //   one for each row, column      its outer vectors (Hopper)       F32 sums, then scale_sums
+//
+// MXFP4 becomes FP8 with scales of rows, less some rows, whose products are added afterwards (mx_operand.h,
+// mx_correction.h).
+//
+// On Blackwell, NVFP4 and MXFP4 stay as they are stored (native_gemm.h).
 //
 // F32 sums and scale_sums also serve where it refuses a shape (FP8 with N no multiple of 16) or a type (F32 operands
 // and a BF16 C).
@@ -95,10 +103,36 @@ void multiply_then_scale(LtProduct p, const OuterScales& s, const Tensor& c, Acc
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
   const bool both_e5m2 = a.matrix.element == ElementFormat::E5M2 && b.matrix.element == ElementFormat::E5M2;
   if (exact_in_fp8(a) && exact_in_fp8(b) && !both_e5m2 && has_fp8_tensor_cores()) return GemmPath::Fp8;
+  if (native_kernel(a, b)) return GemmPath::Native;
+  const bool anchored = mx_products() == MxProducts::Fp8 && is_mxfp4(a) && is_mxfp4(b);
+  if (anchored && has_fp8_tensor_cores()) return GemmPath::Fp8;
   return exact_in_bf16(a) && exact_in_bf16(b) ? GemmPath::Bf16 : GemmPath::F32;
 }
 
 namespace {
+
+/// C = A B^T of dense operands with their scales, plus the addend where there is one.
+void multiply(const LtProduct& p, const OuterScales& s, const Tensor& addend, const Tensor& c, Arena& scratch) {
+  if (multiply_scaled(p, s, c, addend)) return;
+  if (addend.defined() && addend.raw() != c.raw()) cuda::convert(addend, c);
+  multiply_then_scale(p, s, c, addend.defined() ? Accumulate::Add : Accumulate::Overwrite, scratch);
+}
+
+/// The same for MXFP4 through FP8, in p's extents.
+void multiply_mxfp4(LtProduct p, const GemmOperand& a, const GemmOperand& b, const Tensor& addend, const Tensor& c,
+                    Arena& scratch) {
+  const Tensor n_listed = scratch.allocate(DType::I32, {2});
+  cuda::fill_zero(n_listed);
+  const MxOperand x = mx_operand(a, p.m, n_listed.data<std::int32_t>(), scratch);
+  const MxOperand y = mx_operand(b, p.n, n_listed.data<std::int32_t>() + 1, scratch);
+  p.a = x.bytes;
+  p.b = y.bytes;
+  OuterScales s;
+  s.rows = x.scales;
+  s.cols = y.scales;
+  multiply(p, s, addend, c, scratch);
+  add_listed_rows(a, x, b, y, c);
+}
 
 /// C = A B^T, plus the addend where there is one.
 void product(const GemmOperand& a, const GemmOperand& b, const Tensor& addend, const Tensor& c, Arena& scratch) {
@@ -106,12 +140,6 @@ void product(const GemmOperand& a, const GemmOperand& b, const Tensor& addend, c
   p.m = outer_extent(a);
   p.n = outer_extent(b);
   p.k = inner_extent(a);
-  require(inner_extent(b) == p.k, "gemm: contraction over {} of A and {} of B", p.k, inner_extent(b));
-  require(c.dims() == 2 && c.dim(0) == p.m && c.dim(1) == p.n, "gemm: product is [{}, {}], C is {}", p.m, p.n,
-          to_string(c));
-  require(c.dtype() == DType::F32 || c.dtype() == DType::BF16, "gemm: C is {}, not F32 or BF16", to_string(c));
-  require(c.device() == Device::Cuda && scratch.device() == Device::Cuda, "gemm: C is {}, the scratch arena on {}",
-          to_string(c), device_name(scratch.device()));
   if (p.m == 0 || p.n == 0) return;
   if (p.k == 0) {
     if (!addend.defined()) return cuda::fill_zero(c);
@@ -120,12 +148,17 @@ void product(const GemmOperand& a, const GemmOperand& b, const Tensor& addend, c
   }
 
   const ArenaScope scope(scratch);
+  const GemmPath path = cuda::gemm_path(a, b);
+  if (path == GemmPath::Native) return native_gemm(*native_kernel(a, b), a, b, addend, c, scratch);
+  if (path == GemmPath::Fp8) {
+    // Zeros fill up K and N, which the library wants in sixteens.
+    p.n = round_up(p.n, 16);
+    p.k = round_up(p.k, 16);
+    if (has_inner_scales(a)) return multiply_mxfp4(p, a, b, addend, c, scratch);
+  }
   const OuterScales s = outer_scales(a, b, addend.defined() ? 1.0f : 0.0f, scratch);
-  switch (cuda::gemm_path(a, b)) {
+  switch (path) {
     case GemmPath::Fp8:
-      // Zeros fill up K and N, which the library wants in sixteens.
-      p.n = round_up(p.n, 16);
-      p.k = round_up(p.k, 16);
       p.a = fp8_operand(a, p.m, scratch);
       p.b = fp8_operand(b, p.n, scratch);
       p.fast_accumulation = kFastAccumulation && is_four_bit(a.matrix.element) && is_four_bit(b.matrix.element);
@@ -139,9 +172,7 @@ void product(const GemmOperand& a, const GemmOperand& b, const Tensor& addend, c
       p.b = wide_operand(b, LtType::F32, scratch);
       break;
   }
-  if (multiply_scaled(p, s, c, addend)) return;
-  if (addend.defined() && addend.raw() != c.raw()) cuda::convert(addend, c);
-  multiply_then_scale(p, s, c, addend.defined() ? Accumulate::Add : Accumulate::Overwrite, scratch);
+  multiply(p, s, addend, c, scratch);
 }
 
 }  // namespace

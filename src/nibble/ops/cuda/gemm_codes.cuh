@@ -1,4 +1,4 @@
-// Codes of four and eight bits in registers: several of them at a time, exactly.
+// Codes of four and eight bits, from memory to registers: several of them at a time, exactly.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,60 @@
 #include "nibble/numerics/e3m0.h"
 #include "nibble/numerics/fp8.h"
 #include "nibble/numerics/int4.h"
-#include "nibble/quant/quant_spec.h"
+#include "nibble/quant/qtensor.h"
 
 namespace nibble::cuda {
+
+/// The codes as they lie in memory.
+struct Stored {
+  const std::uint8_t* codes;
+  std::int64_t row_bytes;
+  std::int64_t rows;
+  /// Pieces of this many bytes at multiples of it within a row can be loaded at once.
+  int alignment;
+};
+
+inline std::uintptr_t address(const void* p) { return reinterpret_cast<std::uintptr_t>(p); }
+
+inline Stored stored(const QTensor& q) {
+  require(q.codes.device() == Device::Cuda, "gemm: the operand {} is not on the GPU", to_string(q.codes));
+  require(q.rows < (std::int64_t{1} << 31) && q.cols < (std::int64_t{1} << 31), "gemm: an operand of {} x {}", q.rows,
+          q.cols);
+  Stored x{static_cast<const std::uint8_t*>(q.codes.raw()), q.code_row_bytes(), q.rows, 16};
+  while ((address(x.codes) | static_cast<std::uintptr_t>(x.row_bytes)) % static_cast<unsigned>(x.alignment) != 0) {
+    x.alignment /= 2;
+  }
+  return x;
+}
+
+/// kBytes at `from`, of which `valid` (any number) lie within the row; zeros beyond.
+template <int kBytes>
+__device__ inline void load_piece(const std::uint8_t* from, std::int64_t valid, bool aligned, std::uint32_t* words) {
+  if (aligned && valid >= kBytes) {
+    if constexpr (kBytes == 16) {
+      const uint4 piece = *reinterpret_cast<const uint4*>(from);
+      words[0] = piece.x;
+      words[1] = piece.y;
+      words[2] = piece.z;
+      words[3] = piece.w;
+    } else if constexpr (kBytes == 8) {
+      const uint2 piece = *reinterpret_cast<const uint2*>(from);
+      words[0] = piece.x;
+      words[1] = piece.y;
+    } else if constexpr (kBytes == 4) {
+      words[0] = *reinterpret_cast<const std::uint32_t*>(from);
+    } else {
+      words[0] = *reinterpret_cast<const std::uint16_t*>(from);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < (kBytes + 3) / 4; ++i) words[i] = 0;
+#pragma unroll
+  for (int i = 0; i < kBytes; ++i) {
+    if (i < valid) words[i / 4] |= std::uint32_t{from[i]} << 8 * (i % 4);
+  }
+}
 
 /// The E4M3 bytes of the magnitudes 0 to 7 of a four-bit format, all of which are exact: two words of four.
 struct FourBitTable {

@@ -2,7 +2,7 @@
 
 #include "nibble/numerics/fp8.h"
 #include "nibble/ops/cuda/gemm_epilogue.h"
-#include "nibble/ops/cuda/gemm_operand.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/cuda/runtime.h"
 
 namespace nibble::cuda {

@@ -2,6 +2,7 @@
 
 #include "nibble/ops/cuda/gemm_codes.cuh"
 #include "nibble/ops/cuda/gemm_operand.h"
+#include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/cuda/runtime.h"
 
 // Both kernels are bound by memory: four-bit codes are read at half a byte an element and written at one (FP8), two or
@@ -9,15 +10,6 @@
 
 namespace nibble::cuda {
 namespace {
-
-/// The codes as they lie in memory.
-struct Stored {
-  const std::uint8_t* codes;
-  std::int64_t row_bytes;
-  std::int64_t rows;
-  /// Pieces of this many bytes at multiples of it within a row can be loaded at once.
-  int alignment;
-};
 
 /// The scales that are multiplied in; null where that level is not.
 struct InnerScales {
@@ -65,35 +57,6 @@ constexpr int bits_of(Source source) {
     case Source::F32: return 32;
   }
   return 0;
-}
-
-/// kBytes at `from`, of which `valid` (any number) lie within the row; zeros beyond.
-template <int kBytes>
-__device__ void load_piece(const std::uint8_t* from, std::int64_t valid, bool aligned, std::uint32_t* words) {
-  if (aligned && valid >= kBytes) {
-    if constexpr (kBytes == 16) {
-      const uint4 piece = *reinterpret_cast<const uint4*>(from);
-      words[0] = piece.x;
-      words[1] = piece.y;
-      words[2] = piece.z;
-      words[3] = piece.w;
-    } else if constexpr (kBytes == 8) {
-      const uint2 piece = *reinterpret_cast<const uint2*>(from);
-      words[0] = piece.x;
-      words[1] = piece.y;
-    } else if constexpr (kBytes == 4) {
-      words[0] = *reinterpret_cast<const std::uint32_t*>(from);
-    } else {
-      words[0] = *reinterpret_cast<const std::uint16_t*>(from);
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < (kBytes + 3) / 4; ++i) words[i] = 0;
-#pragma unroll
-  for (int i = 0; i < kBytes; ++i) {
-    if (i < valid) words[i / 4] |= std::uint32_t{from[i]} << 8 * (i % 4);
-  }
 }
 
 /// The eight-bit form of four elements, from the i-th group of four in a piece.
@@ -261,19 +224,6 @@ __global__ __launch_bounds__(256) void transpose_to_bytes(Stored x, FourBitTable
   }
 }
 
-std::uintptr_t address(const void* p) { return reinterpret_cast<std::uintptr_t>(p); }
-
-Stored stored(const QTensor& q) {
-  require(q.codes.device() == Device::Cuda, "gemm: the operand {} is not on the GPU", to_string(q.codes));
-  require(q.rows < (std::int64_t{1} << 31) && q.cols < (std::int64_t{1} << 31), "gemm: an operand of {} x {}", q.rows,
-          q.cols);
-  Stored x{static_cast<const std::uint8_t*>(q.codes.raw()), q.code_row_bytes(), q.rows, 16};
-  while ((address(x.codes) | static_cast<std::uintptr_t>(x.row_bytes)) % static_cast<unsigned>(x.alignment) != 0) {
-    x.alignment /= 2;
-  }
-  return x;
-}
-
 InnerScales inner_scales(const GemmOperand& x) {
   const QTensor& q = x.matrix;
   InnerScales scales;
@@ -340,23 +290,7 @@ void launch_wide(const GemmOperand& x, void* out, std::int64_t stride) {
 
 }  // namespace
 
-bool uses_scales(const GemmOperand& x) { return has_scale(x.matrix.element) && !x.scales_folded; }
-
-bool block_scales_are_inner(const GemmOperand& x) {
-  const QTensor& q = x.matrix;
-  if (!uses_scales(x) || q.scale_format == ScaleFormat::None) return false;
-  return x.transposed ? q.block_rows() < q.rows : q.block_cols() < q.cols;
-}
-
-bool second_level_is_inner(const GemmOperand& x) {
-  const QTensor& q = x.matrix;
-  if (!uses_scales(x) || !q.outer_scales.defined()) return false;
-  return x.transposed ? q.rows > 1 : q.outer < q.cols;
-}
-
-bool exact_in_fp8(const GemmOperand& x) {
-  return has_scale(x.matrix.element) && !block_scales_are_inner(x) && !second_level_is_inner(x);
-}
+bool exact_in_fp8(const GemmOperand& x) { return has_scale(x.matrix.element) && !has_inner_scales(x); }
 
 bool exact_in_bf16(const GemmOperand& x) {
   const QTensor& q = x.matrix;

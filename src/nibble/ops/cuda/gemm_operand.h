@@ -6,17 +6,6 @@
 
 namespace nibble::cuda {
 
-/// Extent of the operand along C, and along the contraction.
-inline std::int64_t outer_extent(const GemmOperand& x) { return x.transposed ? x.matrix.cols : x.matrix.rows; }
-inline std::int64_t inner_extent(const GemmOperand& x) { return x.transposed ? x.matrix.rows : x.matrix.cols; }
-
-/// Whether the operand's scales take part in the product.
-bool uses_scales(const GemmOperand& x);
-/// Whether the block scales, or those of the second level, take part and vary along the contraction, so that they
-/// cannot wait for the epilogue.
-bool block_scales_are_inner(const GemmOperand& x);
-bool second_level_is_inner(const GemmOperand& x);
-
 /// The elements are exact in E4M3 or E5M2, and no scale is inner.
 bool exact_in_fp8(const GemmOperand& x);
 /// Every element, inner scales multiplied in, is a BF16 number: decided without a look at the scales, so F32 ones along

@@ -59,11 +59,23 @@ cudaDataType_t data_type(LtType type) {
     case LtType::BF16: return CUDA_R_16BF;
     case LtType::E4M3: return CUDA_R_8F_E4M3;
     case LtType::E5M2: return CUDA_R_8F_E5M2;
+    case LtType::E2M1: return CUDA_R_4F_E2M1;
   }
   return CUDA_R_32F;
 }
 
-bool is_fp8(LtType type) { return type == LtType::E4M3 || type == LtType::E5M2; }
+bool is_narrow(LtType type) { return type == LtType::E4M3 || type == LtType::E5M2 || type == LtType::E2M1; }
+
+std::int32_t scale_mode(LtProduct::Scales scales) {
+  switch (scales) {
+    case LtProduct::Scales::None:
+    case LtProduct::Scales::Scalar: break;
+    case LtProduct::Scales::Vector: return CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    case LtProduct::Scales::Blocks16: return CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
+    case LtProduct::Scales::Blocks32: return CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0;
+  }
+  return CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+}
 
 /// The largest power of two that divides the address, 256 at most (the library's default).
 std::uint32_t alignment(const void* p) {
@@ -122,6 +134,15 @@ class Lt {
     }
     check(status, "a matrix product");
     return true;
+  }
+
+  bool offers(LtProduct p) {
+    // Only the alignment of the pointers counts here, but some kinds of scales must have one.
+    p.scale_a = p.scale_b = workspace_.data();
+    p.a.data = p.b.data = p.c = static_cast<std::byte*>(workspace_.data()) + 16;
+    const auto [found, is_new] = offers_.try_emplace(kind_of(p));
+    if (is_new) found->second.supported = !candidates_for(found->second, p).empty();
+    return found->second.supported;
   }
 
  private:
@@ -222,8 +243,7 @@ class Lt {
       const std::int8_t fast = 1;
       known = known && set(product, CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast);
     }
-    if (p.scales == LtProduct::Scales::Vector) {
-      const std::int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    if (const std::int32_t mode = scale_mode(p.scales); mode != CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F) {
       known = known && set(product, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) &&
               set(product, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
     }
@@ -232,8 +252,18 @@ class Lt {
 
   Plan make_plan(const LtProduct& p) const {
     Plan plan;
+    const std::vector<cublasLtMatmulAlgo_t> candidates = candidates_for(plan, p);
+    if (candidates.empty()) return plan;
+    plan.algorithm = fastest(plan, p, candidates);
+    plan.supported = true;
+    return plan;
+  }
+
+  /// Fills the descriptions of a plan; what the library offers for it, its first choice first.
+  std::vector<cublasLtMatmulAlgo_t> candidates_for(Plan& plan, const LtProduct& p) const {
+    std::vector<cublasLtMatmulAlgo_t> candidates;
     check(functions_.desc_create(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a matrix product");
-    if (!describe(plan.product, p)) return plan;
+    if (!describe(plan.product, p)) return candidates;
     plan.a = layout(p.b, p.n, p.k);
     plan.b = layout(p.a, p.m, p.k);
     plan.c = layout(p.c_type, p.m, p.n, p.c_stride);
@@ -255,33 +285,36 @@ class Lt {
         functions_.heuristic(handle_, plan.product, plan.a, plan.b, plan.c, plan.c, preference,
                              static_cast<int>(results.size()), results.data(), &count);
     functions_.preference_destroy(preference);
-    if (status != CUBLAS_STATUS_SUCCESS) return plan;
-    std::vector<cublasLtMatmulAlgo_t> candidates;
+    if (status != CUBLAS_STATUS_SUCCESS) return candidates;
     for (int i = 0; i < count; ++i) {
       if (results[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS) {
         candidates.push_back(results[static_cast<std::size_t>(i)].algo);
       }
     }
-    if (candidates.empty()) return plan;
-    plan.algorithm = fastest(plan, p, candidates);
-    plan.supported = true;
-    return plan;
+    return candidates;
   }
 
   Functions functions_;
   cublasLtHandle_t handle_ = nullptr;
   Buffer workspace_;
   std::map<Kind, Plan> plans_;
+  std::map<Kind, Plan> offers_;
 };
+
+Lt& library() {
+  // Never destroyed: at the end of the process the driver may be gone before the handle.
+  static Lt& lt = *new Lt;
+  return lt;
+}
 
 }  // namespace
 
 bool lt_matmul(const LtProduct& product) {
-  require(!is_fp8(product.a.type) || (!product.a.transposed && !product.b.transposed),
-          "an FP8 product with transposed operands");
-  // Never destroyed: at the end of the process the driver may be gone before the handle.
-  static Lt& lt = *new Lt;
-  return lt.run(product);
+  require(!is_narrow(product.a.type) || (!product.a.transposed && !product.b.transposed),
+          "an FP8 or FP4 product with transposed operands");
+  return library().run(product);
 }
+
+bool lt_offers(const LtProduct& product) { return library().offers(product); }
 
 }  // namespace nibble::cuda

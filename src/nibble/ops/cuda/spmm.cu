@@ -194,19 +194,9 @@ void launch(const Entries& entries, const Tensor& dense, const Tensor& out) {
   launched("gather");
 }
 
-void require_matrix(const Tensor& x, std::int64_t rows, std::int64_t cols, const char* name) {
-  require(x.dims() == 2 && x.dim(0) == rows && x.dim(1) == cols, "spmm: {} is {}, not [{}, {}]", name, to_string(x),
-          rows, cols);
-  require(x.device() == Device::Cuda, "spmm: {} is {}, not on the GPU", name, to_string(x));
-}
-
 }  // namespace
 
 void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
-  require(residual.defined(), "spmm_fprop: no residual");
-  require(y.dims() == 2, "spmm_fprop: Y is {}", to_string(y));
-  require_matrix(w_transposed, residual.cols, y.dim(1), "W^T");
-  require_matrix(y, residual.rows, y.dim(1), "Y");
   if (y.numel() == 0 || residual.cols == 0 || residual.col.numel() == 0) return;
   const Entries entries{device_data<std::int32_t>(residual.row_begin, "spmm_fprop"),
                         device_data<std::int32_t>(residual.col, "spmm_fprop"),
@@ -221,10 +211,6 @@ void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Ten
 }
 
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch) {
-  require(residual.defined(), "spmm_wgrad: no residual");
-  require(dw.dims() == 2, "spmm_wgrad: dW is {}", to_string(dw));
-  require_matrix(dy, residual.rows, dw.dim(0), "dY");
-  require_matrix(dw, dw.dim(0), residual.cols, "dW");
   if (dw.numel() == 0 || residual.rows == 0 || residual.col.numel() == 0) return;
   const ArenaScope scope(scratch);
   const CscMatrix columns = by_column(residual, scratch);

@@ -1,18 +1,8 @@
 // What a build without CUDA answers.
 #include "nibble/ops/backend.h"
+#include "nibble/tensor/no_cuda/refuse.h"
 
 namespace nibble::cuda {
-
-namespace {
-
-[[noreturn]] void refuse(const char* op) {
-  user_error(
-      "{}: this build has no CUDA backend; keep the tensors on the CPU, or build with a CUDA toolkit "
-      "(-DNIBBLE_CUDA=on)",
-      op);
-}
-
-}  // namespace
 
 void attention_forward(const AttentionShape&, const Tensor&, const Tensor&, const Tensor&, Arena&) {
   refuse("attention_forward");
@@ -29,6 +19,7 @@ void cross_entropy_forward_backward(const Tensor&, const Tensor&, float, const T
 void embedding_forward(const Tensor&, const Tensor&, const Tensor&) { refuse("embedding_forward"); }
 void embedding_backward(const Tensor&, const Tensor&, const Tensor&, Arena&) { refuse("embedding_backward"); }
 GemmPath gemm_path(const GemmOperand&, const GemmOperand&) { refuse("gemm_path"); }
+MxRowCount mx_row_count() { refuse("mx_row_count"); }
 void gemm(const GemmOperand&, const GemmOperand&, const Tensor&, Accumulate, Arena&) { refuse("gemm"); }
 void gemm_onto(const Tensor&, const GemmOperand&, const GemmOperand&, const Tensor&, Arena&) { refuse("gemm_onto"); }
 double sum_of_squares(const Tensor&) { refuse("sum_of_squares"); }

@@ -17,8 +17,6 @@ NIBBLE_SIMD void update(float* __restrict p, const float* grad, float* __restric
 
 void adamw_step(const Tensor& param, const Tensor& grad, const Tensor& m, const Tensor& v, const AdamWStep& step) {
   const std::int64_t n = param.numel();
-  require(grad.numel() == n && m.numel() == n && v.numel() == n, "adamw_step: param {}, grad {}, m {}, v {}",
-          to_string(param), to_string(grad), to_string(m), to_string(v));
   const AdamWFactors factors = adamw_factors(step);
   float* p = param.data<float>();
   const float* g = grad.data<float>();

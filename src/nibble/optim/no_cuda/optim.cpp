@@ -1,16 +1,8 @@
 // What a build without CUDA answers.
 #include "nibble/optim/backend.h"
+#include "nibble/tensor/no_cuda/refuse.h"
 
 namespace nibble::cuda {
-
-namespace {
-
-[[noreturn]] void refuse() {
-  user_error(
-      "this build has no CUDA backend: choose device = \"cpu\", or build with a CUDA toolkit (-DNIBBLE_CUDA=on)");
-}
-
-}  // namespace
 
 void adamw_step(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const AdamWStep&) { refuse(); }
 void adamw_fp8_step(const Tensor&, const Tensor&, const ScaledTensor&, const ScaledTensor&, const ScaledTensor&,

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < 8; ++i) z[i] = v[i] * scale.multiplier;
   std::uint32_t words[2];
-  encode_fp8(carried.element, z, v, words);
+  encode_fp8(carried.element, z, v, false, words);
   store_codes(carried, r, c, words);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nibble/quant/cuda/decode.cuh"
+#include "nibble/quant/cuda/job.h"
 #include "nibble/quant/cuda/scales.cuh"
 #include "nibble/quant/qtensor.h"
 
@@ -9,19 +10,23 @@ namespace nibble::quant_cuda {
 
 /// The element part of a QTensor that is being written, as a kernel takes it.
 struct CodesView {
-  ElementFormat element = ElementFormat::BF16;
+  ElementFormat element = ElementFormat::BF16;  ///< as it is encoded
+  Form form = Form::Packed;
   std::uint8_t* codes = nullptr;
   std::int64_t row_bytes = 0;
   std::uint32_t cols = 0;
+  bool whole = false;  ///< rows are whole sixteens, so every row begins at a multiple of its sixteen elements' bytes
   std::uint8_t* mask = nullptr;
   std::int64_t mask_bytes = 0;  ///< of a row
 
   CodesView() = default;
-  explicit CodesView(const QTensor& q)
-      : element(q.element),
+  explicit CodesView(const QTensor& q, Form stored_as = Form::Packed)
+      : element(stored_as == Form::Packed ? q.element : ElementFormat::E2M1),
+        form(stored_as),
         codes(static_cast<std::uint8_t*>(q.codes.raw())),
         row_bytes(q.code_row_bytes()),
-        cols(static_cast<std::uint32_t>(q.cols)) {
+        cols(static_cast<std::uint32_t>(q.cols)),
+        whole(q.cols % 16 == 0) {
     if (!q.mask.defined()) return;
     mask = q.mask.data<std::uint8_t>();
     mask_bytes = q.mask.cols();
@@ -33,7 +38,7 @@ struct CodesView {
 __device__ __forceinline__ void store_codes(const CodesView& view, std::uint32_t r, std::uint32_t c,
                                             const std::uint32_t (&words)[2]) {
   std::uint8_t* row = view.codes + static_cast<std::int64_t>(r) * view.row_bytes;
-  const bool whole = view.cols % 8 == 0;  // so every row begins at a multiple of its eight elements' bytes
+  const bool whole = view.whole || view.cols % 8 == 0;
   if (view.element == ElementFormat::E4M3 || view.element == ElementFormat::E5M2) {
     if (whole) {
       *reinterpret_cast<uint2*>(row + c) = make_uint2(words[0], words[1]);
@@ -59,7 +64,7 @@ __device__ __forceinline__ void store_codes(const CodesView& view, std::uint32_t
 /// Elements that are the values themselves.
 __device__ __forceinline__ void store_values(const CodesView& view, std::uint32_t r, std::uint32_t c,
                                              const float (&y)[8]) {
-  const bool whole = view.cols % 8 == 0;
+  const bool whole = view.whole || view.cols % 8 == 0;
   if (view.element == ElementFormat::BF16) {
     bf16* row = reinterpret_cast<bf16*>(view.codes + static_cast<std::int64_t>(r) * view.row_bytes);
     std::uint32_t pairs[4];
@@ -95,23 +100,31 @@ __device__ __forceinline__ void store_mask(const CodesView& view, std::uint32_t 
   if (view.mask == nullptr) return;
   std::uint32_t bits = 0;
 #pragma unroll
-  for (std::uint32_t i = 0; i < 8; ++i) bits |= (fabsf(z[i]) < kE2M1Max && c + i < view.cols ? 1u : 0u) << i;
+  for (std::uint32_t i = 0; i < 8; ++i) {
+    bits |= (fabsf(z[i]) < kE2M1Max && (view.whole || c + i < view.cols) ? 1u : 0u) << i;
+  }
   view.mask[static_cast<std::int64_t>(r) * view.mask_bytes + c / 8] = static_cast<std::uint8_t>(bits);
 }
 
-/// Eight elements of a scaled format from y and their factors: codes and mask.
+/// Eight elements of a scaled format from y and their factors: codes and mask. Not in BF16's form.
 __device__ __forceinline__ void encode_eight(const EncodeView& encode, const CodesView& codes, std::uint32_t r,
-                                             std::uint32_t c, const float (&y)[8], const float (&m)[8]) {
+                                             std::uint32_t c, const float (&y)[8], const float (&m)[8],
+                                             bool all_finite = false) {
   float z[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) z[i] = y[i] * m[i];
   std::uint32_t words[2] = {0, 0};
   if (codes.element == ElementFormat::E4M3 || codes.element == ElementFormat::E5M2) {
-    encode_fp8(codes.element, z, y, words);
+    encode_fp8(codes.element, z, y, all_finite, words);
   } else {
-    words[0] = encode_four_bit(encode, r, c, z, m);
+    words[0] = encode_four_bit(encode, r, c, z, m, all_finite);
   }
-  store_codes(codes, r, c, words);
+  if (codes.form == Form::E4M3) {
+    *reinterpret_cast<uint2*>(codes.codes + static_cast<std::int64_t>(r) * codes.row_bytes + c) =
+        make_uint2(e2m1_to_e4m3(words[0]), e2m1_to_e4m3(words[0] >> 16));
+  } else {
+    store_codes(codes, r, c, words);
+  }
   store_mask(codes, r, c, z);
 }
 

@@ -3,12 +3,14 @@
 // that is NaN is the positive NaN on a GPU, which min() takes to the largest element: as every rule wants it.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
-#include "nibble/numerics/e2m1.h"
 #include "nibble/numerics/e3m0.h"
 #include "nibble/numerics/int4.h"
 #include "nibble/numerics/philox.h"
+#include "nibble/quant/cuda/e2m1_eight.cuh"
+#include "nibble/quant/cuda/e2m1_hardware.cuh"
 #include "nibble/quant/cuda/load_eight.cuh"
 #include "nibble/quant/quant_spec.h"
 
@@ -62,21 +64,6 @@ struct E2m1Grid {
   }
 };
 
-template <Tie tie>
-__device__ __forceinline__ std::uint32_t e2m1_nearest(float z) {
-  const float b = tie == Tie::Up ? fmaxf(fminf(z, kE2M1Max), -kE2M1Max) : fminf(fabsf(z), kE2M1Max);
-  const E2m1Grid grid(fabsf(b));
-  return signed_code<tie>(nearest_places<tie>(b, grid.step), grid.first, z);
-}
-
-/// The value of that code, without its sign.
-template <Tie tie>
-__device__ __forceinline__ float e2m1_nearest_magnitude(float z) {
-  const float b = tie == Tie::Up ? fmaxf(fminf(z, kE2M1Max), -kE2M1Max) : fminf(fabsf(z), kE2M1Max);
-  const E2m1Grid grid(fabsf(b));
-  return static_cast<float>(abs(nearest_places<tie>(b, grid.step))) * grid.step;
-}
-
 /// Steps below a, and what is left over, in steps; both exact.
 struct Split {
   std::uint32_t places;
@@ -91,22 +78,6 @@ struct Split {
 
 /// 1 / step for a power of two from 2^-126 to 2^126.
 __device__ __forceinline__ float inverse_of_power(float step) { return bits_float(0x7F00'0000u - float_bits(step)); }
-
-__device__ __forceinline__ std::uint32_t e2m1_stochastic(float z, std::uint32_t word) {
-  const float a = fminf(fabsf(z), kE2M1Max);
-  const E2m1Grid grid(a);
-  const Split split(a, grid.step, inverse_of_power(grid.step));
-  return (split.places + (uniform24(word) < split.rest ? 1u : 0u) + grid.first) | sign_code(z);
-}
-
-__device__ __forceinline__ std::uint32_t e2m1_stochastic8(float z, std::uint32_t byte) {
-  const float a = fminf(fabsf(z), 8.0f);
-  const float step = fminf(E2m1Grid(a).step, 2.0f);
-  const float t = fminf(a + static_cast<float>(byte) * 0x1p-8f * step, kE2M1Max);
-  const E2m1Grid grid(t);
-  const float unit = grid.step * 0x1p23f;
-  return (float_bits(__fadd_rz(t, unit)) - float_bits(unit) + grid.first) | sign_code(z);
-}
 
 __device__ __forceinline__ std::uint32_t e2m1_reference(float z, float towards) {
   const bool negative = float_signbit(z);
@@ -170,17 +141,27 @@ __device__ __forceinline__ std::uint32_t fp8_pair(ElementFormat element, float l
                                   element == ElementFormat::E4M3 ? __NV_E4M3 : __NV_E5M2);
 }
 
-/// Eight scaled values as two words of codes; y is what they were before, for the sign of a NaN.
+/// Eight scaled values as two words of codes; y is what they were before, for the sign of a NaN, of which there is none
+/// where all of them are finite.
 __device__ __forceinline__ void encode_fp8(ElementFormat element, const float (&z)[8], const float (&y)[8],
-                                           std::uint32_t (&words)[2]) {
+                                           bool all_finite, std::uint32_t (&words)[2]) {
 #pragma unroll
   for (int w = 0; w < 2; ++w) {
     words[w] = fp8_pair(element, z[4 * w], z[4 * w + 1]) | fp8_pair(element, z[4 * w + 2], z[4 * w + 3]) << 16;
+    if (all_finite) continue;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (isnan(z[4 * w + i]) && float_signbit(y[4 * w + i])) words[w] |= 0x80u << (8 * i);
     }
   }
+}
+
+/// stream.word(element), without an array that is indexed at run time.
+__device__ __forceinline__ std::uint32_t random_word(const RandomStream& stream, std::uint64_t element) {
+  const Philox4 draw = stream.words(element >> 2);
+  const std::uint32_t low = (element & 1u) != 0 ? draw.v[1] : draw.v[0];
+  const std::uint32_t high = (element & 1u) != 0 ? draw.v[3] : draw.v[2];
+  return (element & 2u) != 0 ? high : low;
 }
 
 /// words[i] = stream.word(first + i).
@@ -229,36 +210,44 @@ __device__ __forceinline__ std::uint32_t pack_eight(Code code) {
 }
 
 template <Tie tie>
-__device__ __forceinline__ std::uint32_t encode_nearest(ElementFormat element, float least, const float (&z)[8]) {
-  if (element == ElementFormat::E2M1) return pack_eight([&](int i) { return e2m1_nearest<tie>(z[i]); });
+__device__ __forceinline__ std::uint32_t encode_nearest(ElementFormat element, float least, const float (&z)[8],
+                                                        bool all_finite) {
+  if (element == ElementFormat::E2M1) {
+    if constexpr (tie == Tie::Even && kHasE2m1Conversion) {
+      return e2m1_converted_eight(z);
+    } else {
+      return e2m1_nearest_eight<tie>(z, all_finite);
+    }
+  }
   if (element == ElementFormat::Int4) return pack_eight([&](int i) { return int4_nearest<tie>(z[i]); });
   return pack_eight([&](int i) { return e3m0_nearest<tie>(z[i], least); });
 }
 
 /// Codes of the elements [c, c + 8) of row r in the four-bit formats, the first in the lowest bits: z = y * m, one
-/// factor an element. Columns beyond the end of the row are encoded too.
+/// factor an element; `all_finite` is known of z. Columns beyond the end of the row are encoded too.
 __device__ __forceinline__ std::uint32_t encode_four_bit(const EncodeView& e, std::uint32_t r, std::uint32_t c,
-                                                         const float (&z)[8], const float (&m)[8]) {
+                                                         const float (&z)[8], const float (&m)[8], bool all_finite) {
   const ElementFormat element = e.element;
   const float least = e3m0_least(e.log_steps);
   const std::uint64_t first = e.first + e.stride * r + c;
   switch (e.rounding) {
     case Rounding::NearestEven:
-    case Rounding::Eden: return encode_nearest<Tie::Even>(element, least, z);
-    case Rounding::NearestUp: return encode_nearest<Tie::Up>(element, least, z);
-    case Rounding::NearestZero: return encode_nearest<Tie::Zero>(element, least, z);
-    case Rounding::NearestAway: return encode_nearest<Tie::Away>(element, least, z);
+    case Rounding::Eden: return encode_nearest<Tie::Even>(element, least, z, all_finite);
+    case Rounding::NearestUp: return encode_nearest<Tie::Up>(element, least, z, all_finite);
+    case Rounding::NearestZero: return encode_nearest<Tie::Zero>(element, least, z, all_finite);
+    case Rounding::NearestAway: return encode_nearest<Tie::Away>(element, least, z, all_finite);
     case Rounding::Stochastic: {
       std::uint32_t words[8];
       random_words(e.random, first, words);
-      if (element == ElementFormat::E2M1) return pack_eight([&](int i) { return e2m1_stochastic(z[i], words[i]); });
+      if (element == ElementFormat::E2M1) return e2m1_stochastic_eight(z, words, all_finite);
       if (element == ElementFormat::Int4) return pack_eight([&](int i) { return int4_stochastic(z[i], words[i]); });
       return pack_eight([&](int i) { return e3m0_stochastic(z[i], least, words[i]); });
     }
     case Rounding::Stochastic8: {
       std::uint32_t bytes[2];
       random_bytes(e.random, first, bytes);
-      return pack_eight([&](int i) { return e2m1_stochastic8(z[i], bytes[i / 4] >> (8 * (i % 4)) & 0xFFu); });
+      return e2m1_stochastic8_eight(
+          z, [&](int i) { return bytes[i / 4] >> (8 * (i % 4)) & 0xFFu; }, all_finite);
     }
     case Rounding::Reference: {
       if (r >= e.rows || c >= e.cols) return 0;
@@ -268,6 +257,68 @@ __device__ __forceinline__ std::uint32_t encode_four_bit(const EncodeView& e, st
     }
   }
   return 0;
+}
+
+inline __host__ __device__ constexpr bool is_byte(ElementFormat element) {
+  return element == ElementFormat::E4M3 || element == ElementFormat::E5M2;
+}
+
+/// Sixteen elements under one factor: codes of four bits in words[0] and [1].
+__device__ __forceinline__ void encode_sixteen(const EncodeView& e, std::uint32_t r, std::uint32_t c,
+                                               const float (&z)[16], float factor, bool all_finite,
+                                               std::uint32_t (&words)[4]) {
+  const float half[2][8] = {{z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7]},
+                            {z[8], z[9], z[10], z[11], z[12], z[13], z[14], z[15]}};
+  if (e.rounding == Rounding::Stochastic8) {
+    const std::uint64_t first = e.first + e.stride * r + c;
+    if ((first & 15u) == 0) {  // one draw serves all
+      const Philox4 draw = e.random.words(first >> 4);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        words[h] = e2m1_stochastic8_eight(
+            half[h], [&](int i) { return draw.v[2 * h + i / 4] >> (8 * (i % 4)) & 0xFFu; }, all_finite);
+      }
+      return;
+    }
+  }
+  const float m[8] = {factor, factor, factor, factor, factor, factor, factor, factor};
+#pragma unroll
+  for (std::uint32_t h = 0; h < 2; ++h) words[h] = encode_four_bit(e, r, c + 8 * h, half[h], m, all_finite);
+}
+
+__device__ __forceinline__ void encode_fp8_sixteen(ElementFormat element, const float (&z)[16], const float (&y)[16],
+                                                   bool all_finite, std::uint32_t (&words)[4]) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int f = 8 * h;
+    const float z8[8] = {z[f], z[f + 1], z[f + 2], z[f + 3], z[f + 4], z[f + 5], z[f + 6], z[f + 7]};
+    const float y8[8] = {y[f], y[f + 1], y[f + 2], y[f + 3], y[f + 4], y[f + 5], y[f + 6], y[f + 7]};
+    std::uint32_t of_half[2];
+    encode_fp8(element, z8, y8, all_finite, of_half);
+    words[2 * h] = of_half[0];
+    words[2 * h + 1] = of_half[1];
+  }
+}
+
+/// The E4M3 codes of the four E2M1 codes in the low sixteen bits, by looking up the magnitudes and the signs.
+__device__ __forceinline__ std::uint32_t e2m1_to_e4m3(std::uint32_t codes) {
+  constexpr std::uint32_t kFromZero = 0x3C38'3000u;  // 0 0.5 1 1.5
+  constexpr std::uint32_t kFromTwo = 0x4C48'4440u;   // 2 3 4 6
+  return __byte_perm(kFromZero, kFromTwo, codes & 0x7777u) | __byte_perm(0x8000u, 0u, codes >> 3 & 0x1111u);
+}
+
+/// Those four as pairs of BF16, times a factor: exact where four significant bits of the factor are set.
+__device__ __forceinline__ void e2m1_to_bf16(std::uint32_t codes, __nv_bfloat162 factor, std::uint32_t* pairs) {
+  const std::uint32_t magnitudes = codes & 0x7777u;
+  const std::uint32_t low = __byte_perm(0xC080'0000u, 0xC080'4000u, magnitudes);
+  const std::uint32_t high =
+      __byte_perm(0x3F3F'3F00u, 0x4040'4040u, magnitudes) | __byte_perm(0x8000u, 0u, codes >> 3 & 0x1111u);
+  const std::uint32_t values[2] = {__byte_perm(low, high, 0x5140u), __byte_perm(low, high, 0x7362u)};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const __nv_bfloat162 product = __hmul2_rn(*reinterpret_cast<const __nv_bfloat162*>(&values[i]), factor);
+    pairs[i] = *reinterpret_cast<const std::uint32_t*>(&product);
+  }
 }
 
 }  // namespace nibble::quant_cuda

@@ -11,13 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// The E4M3 codes of the four E2M1 codes in the low sixteen bits, by looking up the magnitudes and the signs.
-__device__ __forceinline__ std::uint32_t widened(std::uint32_t codes) {
-  constexpr std::uint32_t kFromZero = 0x3C38'3000u;  // 0 0.5 1 1.5
-  constexpr std::uint32_t kFromTwo = 0x4C48'4440u;   // 2 3 4 6
-  return __byte_perm(kFromZero, kFromTwo, codes & 0x7777u) | __byte_perm(0x8000u, 0u, codes >> 3 & 0x1111u);
-}
-
 struct FusedScales {
   ScaleView rule;
   float* stored = nullptr;
@@ -60,14 +53,14 @@ __global__ void __launch_bounds__(kThreads)
     outside |= (key != bounded ? 1u : 0u) << i;
   }
   const float each[8] = {m, m, m, m, m, m, m, m};
-  const std::uint32_t packed = encode_four_bit(encode, r, c, z, each);
-  std::uint32_t words[2] = {widened(packed), widened(packed >> 16)};
+  const std::uint32_t packed = encode_four_bit(encode, r, c, z, each, false);
+  std::uint32_t words[2] = {e2m1_to_e4m3(packed), e2m1_to_e4m3(packed >> 16)};
   if (outside != 0) {
     const float of_stored = m == 0.0f ? 1.0f : m;  // zeros are stored under the scale 1
     std::uint32_t beyond[2];
 #pragma unroll
     for (int i = 0; i < 8; ++i) z[i] = y[i] * of_stored;
-    encode_fp8(ElementFormat::E4M3, z, y, beyond);
+    encode_fp8(ElementFormat::E4M3, z, y, false, beyond);
 #pragma unroll
     for (int w = 0; w < 2; ++w) {
       // Bit i of the four to byte i: copies at bits i, 7 + i, 14 + i and 21 + i, of which bit 8 i is kept.

@@ -35,8 +35,9 @@ inline HadamardFactors hadamard_factors(const Hadamard& transform, const RandomS
 
 /// y times the signs of columns [column, column + kPer); kPer divides 32 and `column`.
 template <int kPer>
-__device__ __forceinline__ void hadamard_flip(float (&y)[kPer], const HadamardFactors& factors, std::uint32_t column) {
-  const std::uint32_t word = (column & static_cast<std::uint32_t>(factors.group - 1)) >> 5;
+__device__ __forceinline__ void hadamard_flip(float (&y)[kPer], const HadamardFactors& factors, int group,
+                                              std::uint32_t column) {
+  const std::uint32_t word = (column & static_cast<std::uint32_t>(group - 1)) >> 5;
   const std::uint32_t bits = factors.negative[word] >> (column & 31u);
 #pragma unroll
   for (int i = 0; i < kPer; ++i) y[i] = bits_float(float_bits(y[i]) ^ ((bits >> i & 1u) << 31));
@@ -67,25 +68,17 @@ __device__ __forceinline__ void hadamard_mix(float (&y)[kPer], int group) {
   }
 }
 
-/// The transform and its inverse of the columns [column, column + kPer) of a row. threadIdx.x counts the lanes.
-template <int kPer>
+/// The transform of the columns [column, column + kPer) of a row. threadIdx.x counts the lanes. A group
+/// that is known to the compiler is kGroup.
+template <int kPer, int kGroup = 0>
 __device__ __forceinline__ void hadamard_forward(float (&y)[kPer], const HadamardFactors& factors,
                                                  std::uint32_t column) {
-  if (!factors.signs_last) hadamard_flip(y, factors, column);
-  hadamard_mix(y, factors.group);
+  const int group = kGroup > 0 ? kGroup : factors.group;
+  if (!factors.signs_last) hadamard_flip(y, factors, group, column);
+  hadamard_mix(y, group);
 #pragma unroll
   for (int i = 0; i < kPer; ++i) y[i] *= factors.scale;
-  if (factors.signs_last) hadamard_flip(y, factors, column);
-}
-
-template <int kPer>
-__device__ __forceinline__ void hadamard_inverse(float (&y)[kPer], const HadamardFactors& factors,
-                                                 std::uint32_t column) {
-  if (factors.signs_last) hadamard_flip(y, factors, column);
-  hadamard_mix(y, factors.group);
-#pragma unroll
-  for (int i = 0; i < kPer; ++i) y[i] *= factors.scale;
-  if (!factors.signs_last) hadamard_flip(y, factors, column);
+  if (factors.signs_last) hadamard_flip(y, factors, group, column);
 }
 
 }  // namespace nibble::quant_cuda

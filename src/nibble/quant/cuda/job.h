@@ -7,6 +7,13 @@
 
 namespace nibble::quant_cuda {
 
+/// What becomes of E2M1 codes where they are stored.
+enum class Form : std::uint8_t {
+  Packed,  ///< two a byte
+  E4M3,    ///< one a byte, as the E4M3 number of the same value
+  BF16,    ///< the value times its block's stored scale, which BF16 holds exactly
+};
+
 struct Job {
   const QuantSpec& spec;
   const QuantizeContext& context;
@@ -14,8 +21,9 @@ struct Job {
   Arena& arena;  ///< for scratch, too
   DType dtype = DType::F32;
   /// y by rows: x, its transposed copy or its rotated one. Under a transform where the pass is one that can have it.
-  /// (Or x as it stands though y is its transpose, for encode_tiles.)
+  /// (Or x as it stands though y is its transpose, for encode_columns.)
   SourceView source;
+  Form form = Form::Packed;
   const float* reference = nullptr;  ///< what Rounding::Reference rounds towards, transposed and rotated
 
   std::int64_t rows() const { return q.rows; }
@@ -31,9 +39,9 @@ struct Job {
   }
 };
 
-/// Work items of eight columns that a row has when it is filled up to whole units.
-inline std::int64_t chunks_of_row(std::int64_t cols, std::int64_t unit = 8) {
-  return (cols + unit - 1) / unit * unit / 8;
+/// Work items of `each` columns that a row has when it is filled up to whole units.
+inline std::int64_t chunks_of_row(std::int64_t cols, std::int64_t unit = 8, std::int64_t each = 8) {
+  return (cols + unit - 1) / unit * unit / each;
 }
 
 inline unsigned blocks_for(std::int64_t items, int threads) {
@@ -67,6 +75,12 @@ void materialise(Job& job);
 /// is how many entries each row has outside, else null.
 std::int32_t* find_bounds(Job& job, bool count);
 
+// row_bounds.cu
+/// Whether the bounds of the job's rows can be found with the rows in registers.
+bool fits_row_selection(const Job& job);
+/// Bounds of all rows; with `counts`, how many entries each row has outside.
+void select_row_bounds(const Job& job, Bounds* bounds, std::int32_t* counts);
+
 // residual.cu
 /// Arrays for what the clamp can cut off.
 CsrMatrix residual_for(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Arena& arena);
@@ -87,6 +101,7 @@ void encode_by_blocks(const Job& job, const float* multipliers);
 
 // rows.cu
 /// One scale a row from its amax alone: one pass with the row in registers.
+bool fits_one_pass(const QuantSpec& spec, std::int64_t cols);
 bool fits_rows(const Job& job);
 void encode_rows(const Job& job);
 
@@ -96,10 +111,11 @@ bool fits_blocks(const QuantSpec& spec);
 bool fits_squares(const QuantSpec& spec);
 void encode_blocks(const Job& job);
 
-// tiles.cu
-/// Such blocks within the rows of a transposed operand; the job's source is x as it stands.
-bool fits_tiles(const QuantSpec& spec);
-void encode_tiles(const Job& job);
+// columns.cu
+/// A transposed operand with such blocks within its rows, or with one scale a row from its amax; the job's source is x
+/// as it stands.
+bool fits_columns(const QuantSpec& spec);
+void encode_columns(const Job& job);
 
 // fused.cu
 /// E2M1 codes and what lies beyond the bounds, which are known, as E4M3 elements with their scales.

@@ -28,9 +28,32 @@ void allocate_parts(QTensor& q, bool mask, Arena& arena) {
   const DType dtype = q.scale_format == ScaleFormat::F32 ? DType::F32 : DType::U8;
   q.scales = arena.allocate(dtype, {q.scale_rows(), q.scale_cols()});
   if (q.outer > 0) q.outer_scales = arena.allocate(DType::F32, {q.rows, (q.cols + q.outer - 1) / q.outer});
-  if (q.scale_format == ScaleFormat::UE4M3 && q.outer == 0 && q.rows * q.cols > 0) {
-    q.device_scale = arena.allocate(DType::F32, {1});
-  }
+}
+
+/// A spec whose result is the transpose of what is asked for: one scale a column becomes one scale a row.
+QuantSpec turned(QuantSpec spec) {
+  spec.transposed = true;
+  spec.granularity = Granularity::per_row();
+  return spec;
+}
+
+/// Rounded to nearest, so that no element's number counts, under one scale a column and nothing else.
+bool can_be_turned(const QuantSpec& spec) {
+  return spec.granularity == Granularity::per_column() && !spec.transposed && !is_stochastic(spec.rounding) &&
+         spec.rounding != Rounding::Reference && !spec.trust_mask && spec.carrier == ElementFormat::BF16 &&
+         spec.clamp.residual == ResidualMode::None && fits_columns(turned(spec));
+}
+
+/// How E2M1 codes are best stored for a product.
+Form form_for_product(const QuantSpec& spec, std::int64_t cols) {
+  const bool plain = spec.element == ElementFormat::E2M1 && spec.carrier == ElementFormat::BF16 &&
+                     spec.clamp.residual != ResidualMode::Dense && spec.clamp.residual != ResidualMode::Fused &&
+                     cols % 16 == 0;
+  if (!plain) return Form::Packed;
+  const bool nvfp4 = spec.scale == ScaleRule::Nvfp4 && spec.nvfp4.outer == 0;
+  if (nvfp4 && (fits_blocks(spec) || fits_squares(spec))) return Form::BF16;
+  const bool by_rows = spec.granularity == Granularity::per_row() && fits_one_pass(spec, cols);
+  return by_rows ? Form::E4M3 : Form::Packed;
 }
 
 QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
@@ -44,6 +67,14 @@ QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols
   q.hadamard = spec.hadamard;
   if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
   return q;
+}
+
+void store_as(QTensor& q, Form form) {
+  if (form == Form::Packed) return;
+  q.element = form == Form::E4M3 ? ElementFormat::E4M3 : ElementFormat::BF16;
+  if (form == Form::E4M3) return;
+  q.scale_format = ScaleFormat::None;
+  q.granularity = Granularity::per_row();
 }
 
 /// The elements in another form: in a carrier's, or in BF16 with the dense residual added.
@@ -85,7 +116,7 @@ const float* reference_of(Job& job) {
 
 void encode_all(Job& job, const CsrMatrix& residual) {
   const Clamp& clamp = job.spec.clamp;
-  const bool rotates_on_the_way = !has_scale(job.q.element) || fits_rows(job) || fits_blocks(job.spec);
+  const bool rotates_on_the_way = !has_scale(job.spec.element) || fits_rows(job) || fits_blocks(job.spec);
   if (job.rotated() && (clamp.enabled() || !rotates_on_the_way)) materialise(job);
   if (clamp.enabled()) {
     const std::int32_t* counted = find_bounds(job, residual.defined());
@@ -93,7 +124,7 @@ void encode_all(Job& job, const CsrMatrix& residual) {
   }
   if (clamp.residual == ResidualMode::Fused) {
     encode_fused(job);
-  } else if (!has_scale(job.q.element)) {
+  } else if (!has_scale(job.spec.element)) {
     encode_unscaled(job);
   } else if (fits_rows(job)) {
     encode_rows(job);
@@ -104,13 +135,11 @@ void encode_all(Job& job, const CsrMatrix& residual) {
   }
 }
 
+/// `spec` is valid for x and, but for one that was turned, for the folds.
 QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
-  quant_cpu::validate(x, spec, context);
   require(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "quantize wants F32 or BF16, got {}", to_string(x));
   const float* row_fold = fold_data(context.row_fold, x.rows(), "row_fold");
   const float* col_fold = fold_data(context.col_fold, x.cols(), "col_fold");
-  require(!spec.transposed || (row_fold == nullptr && col_fold == nullptr),
-          "folds lie along the rows and columns of x: they are not for a transposed operand");
   require(arena.device() == Device::Cuda, "quantize of {} wants an arena on the GPU", to_string(x));
   require(x.rows() < (std::int64_t{1} << 31) && x.cols() < (std::int64_t{1} << 31), "quantize of {}", to_string(x));
 
@@ -118,13 +147,19 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
   const bool dense = spec.clamp.residual == ResidualMode::Dense;
   const bool another_form = dense || spec.carrier != ElementFormat::BF16;
   QTensor form;
+  Form stored_as = Form::Packed;
   if (another_form) {
     form = empty_form(elements, spec, arena);
   } else {
     if (spec.clamp.residual == ResidualMode::Fused) elements.element = ElementFormat::E4M3;
+    if (context.for_product) stored_as = form_for_product(spec, elements.cols);
+    store_as(elements, stored_as);
     allocate_parts(elements, spec.trust_mask, arena);
   }
-  if (spec.clamp.residual == ResidualMode::Fused) {
+  if (spec.scale == ScaleRule::Nvfp4 && spec.nvfp4.outer == 0 && elements.rows * elements.cols > 0) {
+    elements.device_scale = arena.allocate(DType::F32, {1});
+  }
+  if (spec.clamp.residual == ResidualMode::Fused || stored_as == Form::E4M3) {
     elements.element_scales = elements.scales;
     elements.element_granularity = spec.granularity;
   }
@@ -145,16 +180,17 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
     transpose(x, spec.bf16_input, elements.codes);
     return elements;
   }
-  const bool by_tiles = fits_tiles(spec);
-  const Tensor rows = by_rows_of_y(x, spec.transposed && !by_tiles, arena);
+  const bool by_columns = fits_columns(spec);
+  const Tensor rows = by_rows_of_y(x, spec.transposed && !by_columns, arena);
   Job job{spec, context, elements, arena, x.dtype(), plain_source(rows)};
+  job.form = stored_as;
   job.source.round_to_bf16 = spec.bf16_input && x.dtype() == DType::F32;
   job.source.row_fold = row_fold;
   job.source.col_fold = col_fold;
   job.source.hadamard = hadamard_factors(spec.hadamard, context.signs);
   if (spec.rounding == Rounding::Reference) job.reference = reference_of(job);
-  if (by_tiles) {
-    encode_tiles(job);
+  if (by_columns) {
+    encode_columns(job);
   } else {
     encode_all(job, residual);
   }
@@ -175,7 +211,14 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
 namespace nibble {
 
 QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
-  return quant_cuda::carry_out(x, spec, context, arena);
+  quant_cpu::validate(x, spec, context);
+  const bool folds = context.row_fold.defined() || context.col_fold.defined();
+  require(!spec.transposed || !folds,
+          "folds lie along the rows and columns of x: they are not for a transposed operand");
+  const bool turned = context.for_product && quant_cuda::can_be_turned(spec);
+  QTensor q = quant_cuda::carry_out(x, turned ? quant_cuda::turned(spec) : spec, context, arena);
+  q.turned = turned;
+  return q;
 }
 
 }  // namespace nibble

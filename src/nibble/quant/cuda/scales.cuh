@@ -49,6 +49,23 @@ __device__ __forceinline__ std::int32_t magnitude_bits(float x) {
   return static_cast<std::int32_t>(float_bits(x) & 0x7FFF'FFFFu);
 }
 
+/// The larger magnitude; NaN where one of the two is.
+__device__ __forceinline__ float larger_magnitude(float a, float b) {
+  float most;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return most;
+}
+/// The largest magnitude as bits; of NaN some that are larger than infinity's.
+template <int kPer>
+__device__ __forceinline__ std::int32_t amax_bits(const float (&y)[kPer]) {
+  float most = fabsf(y[0]);
+#pragma unroll
+  for (int i = 1; i < kPer; ++i) most = larger_magnitude(most, y[i]);
+  return magnitude_bits(most);
+}
+/// Whether everything under that amax is a number.
+__device__ __forceinline__ bool is_finite_amax(std::int32_t bits) { return bits <= 0x7F7F'FFFF; }
+
 /// The magnitude as a number; infinity and NaN count as the largest float.
 __device__ __forceinline__ float amax_value(std::int32_t bits) {
   return bits_float(static_cast<std::uint32_t>(min(bits, kFloatMaxBits)));
@@ -176,35 +193,29 @@ __device__ __forceinline__ float fold_sixteen(float lane, Op op) {
   return lane;
 }
 
-/// The same for values that lie eight a lane in the order of their columns, over `columns` columns (a power of two from
-/// 8 up): lane l of sixteen adds the columns l, l + 16, ... one after the other, then the lanes are added by halves.
-/// Every lane that holds some of the columns gets the result; v is overwritten.
+/// The same for values that lie sixteen a lane in the order of their columns, over `columns` columns (a power of two
+/// from 16 up): the sixteens are added one after the other, then the lanes of the result by halves. Every lane that
+/// holds some of the columns gets the result; v is overwritten.
 template <class Op>
-__device__ __forceinline__ float lane_fold(float (&v)[8], int columns, Op op) {
+__device__ __forceinline__ float fold_columns(float (&v)[16], int columns, Op op) {
   if (columns == 32) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = op(v[i], __shfl_xor_sync(0xFFFF'FFFFu, v[i], 2));
+    for (int i = 0; i < 16; ++i) v[i] = op(v[i], __shfl_xor_sync(0xFFFF'FFFFu, v[i], 1));
   } else if (columns > 32) {
-    const int lanes = columns / 8;
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int first = (lane & ~(lanes - 1)) + lane % 2;
+    const int lanes = columns / 16;
+    const int first = static_cast<int>(threadIdx.x % 32) & ~(lanes - 1);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 16; ++i) {
       float sum = __shfl_sync(0xFFFF'FFFFu, v[i], first);
-      for (int next = 2; next < lanes; next += 2) sum = op(sum, __shfl_sync(0xFFFF'FFFFu, v[i], first + next));
+      for (int next = 1; next < lanes; ++next) sum = op(sum, __shfl_sync(0xFFFF'FFFFu, v[i], first + next));
       v[i] = sum;
     }
   }
-  if (columns >= 16) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = op(v[i], __shfl_xor_sync(0xFFFF'FFFFu, v[i], 1));
-  }
+  for (int i = 0; i < 8; ++i) v[i] = op(v[i], v[i + 8]);
 #pragma unroll
-  for (int width = 4; width > 0; width /= 2) {
-#pragma unroll
-    for (int i = 0; i < width; ++i) v[i] = op(v[i], v[i + width]);
-  }
-  return v[0];
+  for (int i = 0; i < 4; ++i) v[i] = op(v[i], v[i + 4]);
+  return op(op(v[0], v[2]), op(v[1], v[3]));
 }
 
 struct AddOp {

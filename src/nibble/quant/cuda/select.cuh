@@ -40,9 +40,9 @@ __device__ __forceinline__ Digit digit_of(int pass, bool bf16_keys) {
 }
 __host__ __device__ constexpr int passes_for(bool bf16_keys) { return bf16_keys ? 2 : 3; }
 
-/// Adds a key to the histograms, one a quantile; the first digit needs one only.
+/// Adds a key to the histograms, one a quantile, that lie `apart`; the first digit needs one only.
 __device__ __forceinline__ void count_key(std::uint32_t key, Digit digit, bool first, const Quantiles& quantiles,
-                                          std::uint32_t* histograms) {
+                                          std::uint32_t* histograms, int apart = kHistogram) {
   const std::uint32_t place = place_of_bin(key >> digit.shift & ((1u << digit.bits) - 1u));
   if (first) {
     atomicAdd(histograms + place, 1u);
@@ -51,7 +51,7 @@ __device__ __forceinline__ void count_key(std::uint32_t key, Digit digit, bool f
   const std::uint32_t known = key >> (digit.shift + digit.bits);
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    if (known == quantiles.prefix[k]) atomicAdd(histograms + k * kHistogram + place, 1u);
+    if (known == quantiles.prefix[k]) atomicAdd(histograms + k * apart + place, 1u);
   }
 }
 

@@ -1,6 +1,6 @@
 // The matrix that a quantiser sees, eight columns at a time: y = x (rounded to BF16 on request) * row_fold[r] *
 // col_fold[c], under a Hadamard transform and within bounds where there are any. A transposed operand is copied first
-// (transpose.cu) or read through a tile (tiles.cu).
+// (transpose.cu) or read by columns (columns.cu).
 #pragma once
 
 #include "nibble/quant/cpu/clamp.h"
@@ -33,10 +33,10 @@ __device__ __forceinline__ void clamp_to(float (&y)[kPer], Bounds bounds) {
   }
 }
 
-/// y before the clamp, columns [c, c + 8) of row r; zeros where r or c lies outside. All lanes of a warp take part
-/// where there is a transform, their columns lying as hadamard_rows.cuh wants them.
+/// y before transform and clamp, columns [c, c + 8) of row r; zeros where r or c lies outside.
 template <class T>
-__device__ __forceinline__ void read_unclamped(const SourceView& s, std::uint32_t r, std::uint32_t c, float (&y)[8]) {
+__device__ __forceinline__ void read_untransformed(const SourceView& s, std::uint32_t r, std::uint32_t c,
+                                                   float (&y)[8]) {
   const bool inside = r < s.rows && c < s.cols;
   if (inside) {
     load_eight(static_cast<const T*>(s.x) + static_cast<std::int64_t>(r) * s.cols, c, s.cols, s.wide, y);
@@ -61,6 +61,13 @@ __device__ __forceinline__ void read_unclamped(const SourceView& s, std::uint32_
       if (c + i < s.cols) y[i] *= s.col_fold[c + i];
     }
   }
+}
+
+/// y before the clamp. All lanes of a warp take part where there is a transform, their columns lying as
+/// hadamard_rows.cuh wants them.
+template <class T>
+__device__ __forceinline__ void read_unclamped(const SourceView& s, std::uint32_t r, std::uint32_t c, float (&y)[8]) {
+  read_untransformed<T>(s, r, c, y);
   if (s.hadamard.group > 0) hadamard_forward(y, s.hadamard, c);
 }
 

@@ -39,4 +39,10 @@ void apply_trust_mask(const Tensor& gradient, const Tensor& mask) {
   });
 }
 
+void masked_hadamard_inverse(const Tensor& gradient, const Tensor& mask, const Hadamard& transform,
+                             const RandomStream& stream, const Tensor& out) {
+  if (mask.defined()) cpu::apply_trust_mask(gradient, mask);
+  hadamard_inverse(gradient, transform, stream, out);
+}
+
 }  // namespace nibble::cpu

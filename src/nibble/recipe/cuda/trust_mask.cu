@@ -1,6 +1,7 @@
 // The trust mask. Bound by memory: a thread takes one byte of the mask, so eight elements, in accesses of 16 bytes;
 // where all eight are kept, as most are, the gradient is not touched. Four bytes of the mask are read before the first
 // is used.
+#include "nibble/quant/cuda/hadamard.h"
 #include "nibble/recipe/backend.h"
 #include "nibble/tensor/cuda/pack.cuh"
 #include "nibble/tensor/cuda/runtime.h"
@@ -67,6 +68,11 @@ void apply_trust_mask(const Tensor& gradient, const Tensor& mask) {
     }
   });
   launched("apply_trust_mask");
+}
+
+void masked_hadamard_inverse(const Tensor& gradient, const Tensor& mask, const Hadamard& transform,
+                             const RandomStream& stream, const Tensor& out) {
+  quant_cuda::masked_hadamard_inverse(gradient, mask, transform, stream, out);
 }
 
 }  // namespace nibble::cuda

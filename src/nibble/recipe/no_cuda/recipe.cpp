@@ -1,16 +1,8 @@
 // What a build without CUDA answers.
 #include "nibble/recipe/backend.h"
+#include "nibble/tensor/no_cuda/refuse.h"
 
 namespace nibble::cuda {
-
-namespace {
-
-[[noreturn]] void refuse() {
-  user_error(
-      "this build has no CUDA backend: choose device = \"cpu\", or build with a CUDA toolkit (-DNIBBLE_CUDA=on)");
-}
-
-}  // namespace
 
 void gather_columns(const Tensor&, const Tensor&, const Tensor&) { refuse(); }
 void scatter_columns(const Tensor&, const Tensor&, const Tensor&, Accumulate) { refuse(); }
@@ -19,6 +11,9 @@ void add_column_squares(const Tensor&, const Tensor&) { refuse(); }
 void hiding_factors(const Tensor&, const Tensor&) { refuse(); }
 void first_columns(const Tensor&, const Tensor&) { refuse(); }
 void apply_trust_mask(const Tensor&, const Tensor&) { refuse(); }
+void masked_hadamard_inverse(const Tensor&, const Tensor&, const Hadamard&, const RandomStream&, const Tensor&) {
+  refuse();
+}
 ProductQuality compare_products(const Tensor&, const Tensor&, const Tensor&) { refuse(); }
 double sum_of_distances(const Tensor&, const Tensor&) { refuse(); }
 void update_average(const Tensor&, const Tensor&, double) { refuse(); }

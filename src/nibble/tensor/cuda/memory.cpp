@@ -35,10 +35,14 @@ CudaDevice device() {
   int current = 0;
   check(cudaGetDevice(&current), "asking for the GPU");
   check(cudaGetDeviceProperties(&properties, current), "asking for the GPU's properties");
+  std::size_t free_memory = 0;
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&free_memory, &total), "asking for the GPU's memory");
   return {.name = properties.name,
           .compute_capability = 10 * properties.major + properties.minor,
           .multiprocessors = properties.multiProcessorCount,
           .memory = properties.totalGlobalMem,
+          .free_memory = free_memory,
           .l2 = static_cast<std::size_t>(properties.l2CacheSize)};
 }
 

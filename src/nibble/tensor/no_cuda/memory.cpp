@@ -1,16 +1,9 @@
 // What a build without CUDA answers.
 #include "nibble/tensor/cuda/memory.h"
 
+#include "nibble/tensor/no_cuda/refuse.h"
+
 namespace nibble::cuda {
-
-namespace {
-
-[[noreturn]] void refuse() {
-  user_error(
-      "this build has no CUDA backend: choose device = \"cpu\", or build with a CUDA toolkit (-DNIBBLE_CUDA=on)");
-}
-
-}  // namespace
 
 int devices() { return 0; }
 CudaDevice device() { refuse(); }

@@ -1,0 +1,463 @@
+#include "nibble/model/memory.h"
+
+#include <fmt/core.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "nibble/model/llama.h"
+#include "nibble/model/operand_memory.h"
+
+namespace nibble {
+
+namespace {
+
+/// The bytes in use of an arena, and the most there were.
+class Ledger {
+ public:
+  void take(double bytes) {
+    used_ += std::ceil(bytes / 64) * 64;
+    peak_ = std::max(peak_, used_);
+  }
+  /// Taken and given back.
+  void touch(double bytes) { peak_ = std::max(peak_, used_ + bytes); }
+  double used() const { return used_; }
+  double peak() const { return peak_; }
+  void rewind(double mark) { used_ = mark; }
+
+ private:
+  double used_ = 0, peak_ = 0;
+};
+
+class LedgerScope {
+ public:
+  explicit LedgerScope(Ledger& ledger) : ledger_(ledger), mark_(ledger.used()) {}
+  ~LedgerScope() { ledger_.rewind(mark_); }
+  LedgerScope(const LedgerScope&) = delete;
+  LedgerScope& operator=(const LedgerScope&) = delete;
+
+ private:
+  Ledger& ledger_;
+  double mark_;
+};
+
+double product_of(std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); }
+
+/// A linear layer Y [T, N] = X [T, K] W^T in one stage.
+struct Layer {
+  const LinearRecipe& recipe;
+  std::int64_t outputs;  // N
+  std::int64_t inputs;   // K
+  DType dy;              // of the gradient that comes in
+
+  const OperandSpec& operator[](Operand o) const { return recipe[o]; }
+  bool from_fprop(Operand o) const { return recipe[o].source != OperandSource::HighPrecision; }
+  bool rotated() const { return recipe[Operand::FpropW].quant.hadamard.enabled(); }
+  bool w_is_constant() const { return recipe[Operand::DgradW].quant.hadamard.signs != Hadamard::Signs::Call; }
+  std::int64_t outliers() const {
+    const OutlierChannels& o = recipe.outlier_channels;
+    if (!o.enabled()) return 0;
+    const auto share = static_cast<std::int64_t>(std::ceil(o.share * static_cast<double>(inputs)));
+    return std::min(inputs, (share + o.multiple - 1) / o.multiple * o.multiple);
+  }
+  bool wgrad_reads_input() const {
+    return recipe[Operand::WgradX].source == OperandSource::HighPrecision ||
+           !has_scale(recipe[Operand::FpropX].quant.element);
+  }
+};
+
+/// Follows the allocations of one step of Llama and Linear in one stage of the recipe.
+class StepWalk {
+ public:
+  StepWalk(const MemoryQuestion& question, std::size_t stage, bool measured)
+      : q_(question),
+        m_(question.model),
+        stage_(stage),
+        measured_(measured),
+        tokens_(question.sequences * question.model.seq) {
+    prepare();
+    pass();
+  }
+
+  const Ledger& weights() const { return weights_; }
+  const Ledger& activations() const { return arena_; }
+  const Ledger& inputs() const { return inputs_; }
+  double saved() const { return saved_; }
+  double state() const { return state_; }
+  double sum() const { return weights_.peak() + arena_.peak() + inputs_.peak() + state_; }
+
+ private:
+  bool gpu() const { return q_.device == Device::Cuda; }
+  double per_token(double bytes) const { return bytes * static_cast<double>(tokens_); }
+
+  /// Weights of linear layers are stored in less than F32, gradients are.
+  bool half() const { return q_.linears.weight < 4; }
+  bool narrow() const { return q_.linears.gradient < 4; }
+
+  Layer layer(std::int64_t block, std::size_t which) const {
+    const LinearShape shape = block_linears(m_)[which];
+    const std::string name = fmt::format("layers.{}.{}", block, shape.name);
+    const bool from_stream = which == 1 || which == 3;  // the gradient of the FP32 stream
+    return {q_.recipe.resolve(name, block, m_.layers, stage_), shape.outputs, shape.inputs,
+            from_stream ? DType::F32 : DType::BF16};
+  }
+
+  OperandMemory operand(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType source, bool folded = false,
+                        bool for_product = true) const {
+    return operand_memory(spec, rows, cols, source, folded, for_product && !measured_, q_.device);
+  }
+
+  void quantise(Ledger& ledger, const OperandMemory& memory) {
+    ledger.touch(memory.kept + memory.scratch);
+    ledger.take(memory.kept);
+  }
+
+  // Linear::prepare and what Linear keeps from step to step
+  void prepare() {
+    for (std::int64_t block = 0; block < m_.layers; ++block) {
+      for (std::size_t which = 0; which < 4; ++which) prepare(layer(block, which));
+    }
+    weights_.take(2 * product_of(m_.vocab, m_.width));
+  }
+
+  void prepare(const Layer& l) {
+    const double elements = product_of(l.outputs, l.inputs);
+    const bool only_products = l[Operand::DgradW].source != OperandSource::Requantise &&
+                               !l.recipe.oscillation_reset.enabled() && l.outliers() == 0;
+    quantise(weights_, operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32, false, only_products));
+    if (l.outliers() > 0) {
+      weights_.take(4 * static_cast<double>(l.inputs));
+      weights_.take(4 * product_of(l.outputs, l.outliers()));
+      quantise(weights_, operand(l.recipe.outlier_channels.quant, l.outputs, l.outliers(), DType::F32));
+      if (l[Operand::FpropW].quant.rounding == Rounding::Reference) weights_.take(4 * elements);
+    }
+    if (l[Operand::DgradW].source != OperandSource::Fprop && l.w_is_constant()) {
+      quantise(weights_, operand(l[Operand::DgradW].quant, l.outputs, l.inputs, DType::F32));
+      if (l[Operand::DgradW].source == OperandSource::Requantise) arena_.touch((half() ? 8 : 4) * elements);
+    }
+    if (l[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) weights_.take(2 * elements);
+    if (measured_ && has_scale(l[Operand::FpropW].quant.element)) {
+      weights_.take(4 * product_of(measured_rows(l.outputs, 1), l.inputs));
+    }
+    // Decoded for the working copies and for what follows the update; the optimizer wants values and gradient in F32.
+    arena_.touch((half() ? 4 : 0) * elements + (narrow() ? 4 : 0) * elements);
+    if (l.recipe.weight_average.enabled()) state_ += 4 * elements;
+    const OscillationReset& reset = l.recipe.oscillation_reset;
+    if (reset.enabled() && reset.criterion == OscillationReset::Criterion::Ratio) state_ += 16 * elements;
+  }
+
+  // Llama::forward_backward
+  void pass() {
+    const double stream = per_token(4.0 * static_cast<double>(m_.width));
+    const std::int64_t kept_from = q_.recompute == Recompute::Block ? m_.layers - 1 : 0;
+    const bool keep_inputs = q_.recompute != Recompute::BlockParts;
+    if (gpu()) arena_.take(per_token(4));
+    arena_.take(2 * stream);  // the embedding and the gradient of the stream
+    std::vector<double> marks;
+    for (std::int64_t b = 0; b < m_.layers; ++b) {
+      arena_.take(stream);
+      marks.push_back(arena_.used());
+      block_forward(b, true, keep_inputs && b >= kept_from);
+      if (b < kept_from) arena_.rewind(marks.back());
+    }
+    saved_ = arena_.used();
+    head();
+    for (std::int64_t b = m_.layers; b-- > 0;) {
+      if (b < kept_from) block_forward(b, false, keep_inputs);
+      block_backward(b);
+      arena_.rewind(marks[static_cast<std::size_t>(b)]);
+    }
+    arena_.touch(4 * (static_cast<double>(m_.vocab) + per_token(2)));  // embedding_backward sorts the tokens
+  }
+
+  void block_forward(std::int64_t block, bool down_product, bool keep_inputs) {
+    const auto d = static_cast<double>(m_.width);
+    arena_.take(per_token(4));
+    arena_.take(per_token(2.0 * static_cast<double>(m_.qkv_width())));
+    linear_input(layer(block, 0), keep_inputs);
+    linear_forward(layer(block, 0), true, false);
+    arena_.take(per_token(2 * d));
+    arena_.take(per_token(4.0 * static_cast<double>(m_.heads)));
+    attention_scratch(1);
+    arena_.take(per_token(4 * d));
+    inputs_.touch(lent_weight(layer(block, 1), measured_));
+    linear_forward(layer(block, 1), true, true);
+    arena_.take(per_token(4));
+    arena_.take(per_token(4.0 * static_cast<double>(m_.ffn)));
+    linear_input(layer(block, 2), keep_inputs);
+    linear_forward(layer(block, 2), true, false);
+    linear_input(layer(block, 3), keep_inputs);
+    linear_forward(layer(block, 3), down_product, true);
+  }
+
+  void linear_input(const Layer& l, bool keep) {
+    const double bytes = 2 * product_of(tokens_, l.inputs);
+    const bool kept = keep && l.wgrad_reads_input();
+    if (kept) arena_.take(bytes);
+    inputs_.touch((kept ? 0 : bytes) + lent_weight(l, measured_));
+  }
+
+  /// A weight that is stored in half and read in a pass.
+  double lent_weight(const Layer& l, bool read) const {
+    return half() && read ? 4 * product_of(l.outputs, l.inputs) : 0;
+  }
+
+  OperandMemory fprop_x(const Layer& l) const {
+    const bool only_products = l[Operand::WgradX].source != OperandSource::Requantise;
+    return operand(l[Operand::FpropX].quant, tokens_, l.inputs, DType::BF16, l.outliers() > 0, only_products);
+  }
+  OperandMemory fprop_w(const Layer& l) const {
+    return operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32);
+  }
+  OperandMemory dgrad_w(const Layer& l) const {
+    if (l[Operand::DgradW].source == OperandSource::Fprop) return fprop_w(l);
+    return operand(l[Operand::DgradW].quant, l.outputs, l.inputs, DType::F32);
+  }
+
+  void linear_forward(const Layer& l, bool product, bool addend) {
+    const OperandMemory x = fprop_x(l);
+    quantise(arena_, x);
+    if (l.outliers() > 0) {
+      arena_.take(2 * product_of(tokens_, l.outliers()));
+      quantise(arena_, operand(l.recipe.outlier_channels.quant, tokens_, l.outliers(), DType::BF16));
+    }
+    if (!product) return;
+    const LedgerScope scope(arena_);
+    if (measured_ && addend) arena_.take(4 * product_of(measured_rows(tokens_, kMeasuredTokens), l.outputs));
+    arena_.touch(product_scratch({x.form}, {fprop_w(l).form}, q_.device));
+    if (measured_) measured_product(measured_rows(tokens_, kMeasuredTokens), l.outputs, l.inputs, DType::BF16);
+  }
+
+  void linear_backward(const Layer& l) {
+    const LedgerScope scope(arena_);
+    const bool dge = l.recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge;
+    arena_.take(lent_weight(l, measured_ || dge || !l.w_is_constant()));
+    if (narrow()) arena_.take(4 * product_of(l.outputs, l.inputs));
+    const auto call_w = dgrad_w(l);
+    if (l[Operand::DgradW].source != OperandSource::Fprop && !l.w_is_constant()) {
+      if (l[Operand::DgradW].source == OperandSource::Requantise) arena_.take(4 * product_of(l.outputs, l.inputs));
+      quantise(arena_, call_w);
+    }
+    const OperandSpec& in_dgrad = l[Operand::DgradDy];
+    const OperandSpec& in_wgrad = l[Operand::WgradDy];
+    const OperandMemory dy = operand(in_dgrad.quant, tokens_, l.outputs, l.dy, in_dgrad.fold_partner_scales);
+    quantise(arena_, dy);
+    const bool masked = l[Operand::FpropX].quant.trust_mask;
+    const double dx = 4 * product_of(tokens_, l.inputs);
+    if (l.rotated() && (l.from_fprop(Operand::DgradW) || masked)) arena_.take(dx);
+    const bool reuses_w = l[Operand::DgradW].source == OperandSource::Fprop;
+    arena_.touch(product_scratch(
+        {dy.form}, {call_w.form, reuses_w || !l[Operand::DgradW].quant.transposed, in_dgrad.fold_partner_scales},
+        q_.device));
+    if (reuses_w && l.outliers() > 0) arena_.take(4 * product_of(tokens_, l.outliers()));
+    if (measured_) measured_product(measured_rows(tokens_, kMeasuredTokens), l.inputs, l.outputs, l.dy);
+
+    const bool reuses_x = l[Operand::WgradX].source == OperandSource::Fprop;
+    OperandMemory x = fprop_x(l);
+    if (!reuses_x) {
+      const bool again = l[Operand::WgradX].source == OperandSource::Requantise;
+      if (again) arena_.take(4 * product_of(tokens_, l.inputs));
+      if (!again && l.outliers() > 0) arena_.take(2 * product_of(tokens_, l.inputs));
+      x = operand(l[Operand::WgradX].quant, tokens_, l.inputs, again ? DType::F32 : DType::BF16);
+      quantise(arena_, x);
+    }
+    const bool w_masked = l[Operand::FpropW].quant.trust_mask;
+    const bool rotate_back = l.rotated() && (l.from_fprop(Operand::WgradX) || dge || w_masked);
+    const double dw = 4 * product_of(l.outputs, l.inputs);
+    if (q_.several_passes && (dge || w_masked || rotate_back)) arena_.take(dw);
+    const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
+                        !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
+                        !in_dgrad.quant.hadamard.enabled();
+    {
+      const LedgerScope sample(arena_);
+      OperandMemory own = dy;
+      if (!shared) {
+        own = operand(in_wgrad.quant, tokens_, l.outputs, l.dy, in_wgrad.fold_partner_scales);
+        quantise(arena_, own);
+      }
+      arena_.touch(product_scratch(
+          {own.form, !in_wgrad.quant.transposed},
+          {x.form, reuses_x || !l[Operand::WgradX].quant.transposed, in_wgrad.fold_partner_scales}, q_.device));
+    }
+    if (dge && l.rotated()) arena_.take(dw);
+    const Clamp& clamp = l[Operand::FpropX].quant.clamp;
+    if (clamp.residual == ResidualMode::Sparse && l.recipe.residual_in_wgrad) {
+      arena_.touch(16 * (1 - clamp.alpha) * product_of(tokens_, l.inputs) + 68 * static_cast<double>(l.inputs));
+    }
+    if (l.outliers() > 0) {
+      QuantSpec spec = l.recipe.outlier_channels.quant;
+      spec.transposed = true;
+      arena_.take(4 * product_of(tokens_, l.outliers()));
+      quantise(arena_, operand(spec, tokens_, l.outliers(), DType::F32));
+      quantise(arena_, operand(spec, tokens_, l.outputs, l.dy));
+      arena_.take(4 * product_of(l.outputs, l.outliers()));
+    }
+    if (measured_) {
+      const std::int64_t rows = measured_rows(l.outputs, 1);
+      const LedgerScope sample(arena_);
+      arena_.take(static_cast<double>(dtype_size(l.dy)) * product_of(tokens_, rows));
+      measured_product(rows, l.inputs, tokens_, l.dy);
+    }
+  }
+
+  /// A product [m, n] in high precision to compare with, contraction over k.
+  void measured_product(std::int64_t m, std::int64_t n, std::int64_t k, DType dtype) {
+    const Tensor a(nullptr, dtype, {m, k}, q_.device);
+    const Tensor b(nullptr, DType::F32, {n, k}, q_.device);
+    const QTensor left = QTensor::view(a);
+    const QTensor right = QTensor::view(b);
+    arena_.touch(4 * product_of(m, n) + product_scratch({left}, {right}, q_.device));
+  }
+
+  /// Forward, or twice as many tiles of a thread for the backward; cuDNN sums dQ in FP32.
+  void attention_scratch(int tensors) {
+    const auto head = static_cast<double>(m_.head_dim());
+    if (gpu()) return arena_.touch(tensors == 1 ? 0 : per_token(4.0 * static_cast<double>(m_.width + 2 * m_.heads)));
+    constexpr double kBlock = 64;
+    const double blocks = std::ceil(static_cast<double>(m_.seq) / kBlock);
+    arena_.touch(4 * omp_get_max_threads() * tensors *
+                 ((head + kBlock) * (kBlock + 16) + (2 + 2 * blocks) * kBlock * (head + 16)));
+  }
+
+  void block_backward(std::int64_t block) {
+    const LedgerScope scope(arena_);
+    const auto d = static_cast<double>(m_.width);
+    const Layer qkv = layer(block, 0);
+    const Layer gate_up = layer(block, 2);
+    const Layer down = layer(block, 3);
+    arena_.take(per_token(2.0 * static_cast<double>(m_.ffn)));
+    {
+      const LedgerScope input(arena_);
+      missing_input(down);
+      linear_backward(down);
+    }
+    arena_.take(per_token(2 * d));
+    {
+      const LedgerScope input(arena_);
+      missing_input(gate_up);
+      linear_backward(gate_up);
+    }
+    norm_scratch();
+    arena_.take(per_token(2 * d));
+    linear_backward(layer(block, 1));
+    arena_.take(per_token(2.0 * static_cast<double>(m_.qkv_width())));
+    attention_scratch(2);
+    missing_input(qkv);
+    linear_backward(qkv);
+    norm_scratch();
+  }
+
+  void missing_input(const Layer& l) {
+    const bool kept = l.wgrad_reads_input() && q_.recompute != Recompute::BlockParts;
+    if (!kept && (l.wgrad_reads_input() || measured_ || l.outliers() > 0))
+      arena_.take(2 * product_of(tokens_, l.inputs));
+  }
+
+  void norm_scratch() { arena_.touch(4 * std::min(256.0, per_token(1.0 / 32)) * static_cast<double>(m_.width)); }
+
+  void head() {
+    const LedgerScope scope(arena_);
+    const auto d = static_cast<double>(m_.width);
+    arena_.take(per_token(2 * d));
+    arena_.take(per_token(gpu() ? 12 : 8));
+    const std::int64_t chunk = std::min(head_rows(q_.device), tokens_);
+    arena_.take(6 * product_of(chunk, m_.vocab));
+    arena_.take(per_token(2 * d));
+    const Tensor logits(nullptr, DType::BF16, {chunk, m_.vocab}, q_.device);
+    const Tensor input(nullptr, DType::BF16, {chunk, m_.width}, q_.device);
+    const Tensor weight(nullptr, DType::BF16, {m_.vocab, m_.width}, q_.device);
+    const QTensor dy = QTensor::view(logits);
+    const QTensor x = QTensor::view(input);
+    const QTensor w = QTensor::view(weight);
+    arena_.touch(product_scratch({x}, {w}, q_.device));
+    arena_.touch(product_scratch({dy}, {w, true}, q_.device));
+    arena_.touch(product_scratch({dy, true}, {x, true}, q_.device));
+    norm_scratch();
+  }
+
+  const MemoryQuestion& q_;
+  const LlamaConfig& m_;
+  std::size_t stage_;
+  bool measured_;
+  std::int64_t tokens_;
+  Ledger weights_, arena_, inputs_;
+  double saved_ = 0;
+  double state_ = 0;
+};
+
+/// What the driver, kernels and workspaces of cuBLASLt and cuDNN take of a GPU beside tensors.
+constexpr double kLibraryBytes = 0.75 * (1 << 30);
+constexpr const char* kLibraries = "driver and libraries";
+
+}  // namespace
+
+double MemoryPlan::total() const {
+  double sum = 0;
+  for (const MemoryPart& part : parts) sum += part.bytes;
+  return sum;
+}
+
+double MemoryPlan::tensors() const {
+  return !parts.empty() && parts.back().name == kLibraries ? total() - parts.back().bytes : total();
+}
+
+MemoryPlan plan_memory(const MemoryQuestion& question) {
+  MemoryQuestion q = question;
+  q.recipe.high_precision = unquantised_recipe(ElementFormat::BF16).base();
+  MemoryPlan plan;
+  double saved = 0;
+  double state = 0;
+  double most = -1;
+  for (std::size_t stage = 0; stage < q.recipe.stages.size(); ++stage) {
+    for (const bool measured : {false, true}) {
+      if (measured && !q.measured) continue;
+      const StepWalk walk(q, stage, measured);
+      // Arenas do not shrink: each is as large as the step that asks most of it.
+      plan.working_copies = std::max(plan.working_copies, walk.weights().peak());
+      plan.activations = std::max(plan.activations, walk.activations().peak());
+      plan.inputs = std::max(plan.inputs, walk.inputs().peak());
+      state = std::max(state, walk.state());
+      if (walk.sum() > most) saved = walk.saved();
+      most = std::max(most, walk.sum());
+    }
+  }
+  double linears = 0;
+  for (const LinearShape& shape : block_linears(q.model)) {
+    linears += static_cast<double>(q.model.layers) * shape.weights();
+  }
+  const double others = static_cast<double>(q.model.parameters()) - linears;
+  const auto states = [&](double ParameterBytes::*bytes) {
+    return q.linears.*bytes * linears + q.others.*bytes * others;
+  };
+  plan.parts = {{"weights", states(&ParameterBytes::weight)},
+                {"gradients", states(&ParameterBytes::gradient)},
+                {"first moment", states(&ParameterBytes::first_moment)},
+                {"second moment", states(&ParameterBytes::second_moment)},
+                {"state of the recipe", state},
+                {"working copies of the weights", plan.working_copies},
+                {"saved activations", saved},
+                {"workspace", plan.activations + plan.inputs - saved}};
+  if (q.device == Device::Cuda) plan.parts.push_back({kLibraries, kLibraryBytes});
+  std::erase_if(plan.parts, [](const MemoryPart& part) { return part.bytes == 0; });
+  return plan;
+}
+
+std::string memory_text(double bytes) {
+  const char* unit = bytes >= 1 << 30 ? "GiB" : bytes >= 1 << 20 ? "MiB" : "KiB";
+  const double value = bytes / (bytes >= 1 << 30 ? 1 << 30 : bytes >= 1 << 20 ? 1 << 20 : 1 << 10);
+  return fmt::format("{:.{}f} {}", value, value < 9.995 ? 2 : value < 999.5 ? 1 : 0, unit);
+}
+
+std::string memory_table(const MemoryPlan& plan, const std::string& indent) {
+  std::string table;
+  const auto row = [&](const std::string& name, double bytes) {
+    table += fmt::format("{}{}{:<30} {:>10} {:>5.1f} %", table.empty() ? "" : "\n", indent, name, memory_text(bytes),
+                         100 * bytes / plan.total());
+  };
+  for (const MemoryPart& part : plan.parts) row(part.name, part.bytes);
+  row("total", plan.total());
+  return table;
+}
+
+}  // namespace nibble

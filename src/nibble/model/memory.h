@@ -1,0 +1,64 @@
+// What a training run keeps in a device's memory, before it begins. The one model of memory: `nibble train` sizes its
+// arenas by it, `nibble cost` prints it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "nibble/model/config.h"
+#include "nibble/model/recompute.h"
+#include "nibble/recipe/recipe.h"
+
+namespace nibble {
+
+/// Bytes a parameter of what outlives a step.
+struct ParameterBytes {
+  double weight = 4;
+  double gradient = 4;
+  double first_moment = 4;
+  double second_moment = 4;
+  double sum() const { return weight + gradient + first_moment + second_moment; }
+};
+
+struct MemoryQuestion {
+  LlamaConfig model;
+  Recipe recipe;
+  std::int64_t sequences = 1;   ///< a pass, of model.seq tokens each
+  bool several_passes = false;  ///< make up a step
+  ParameterBytes linears{};     ///< the weights of linear layers
+  ParameterBytes others{};      ///< embedding, head and gains
+  Recompute recompute = Recompute::None;
+  bool measured = true;  ///< some steps measure the quality of their operands
+  Device device = Device::Cpu;
+};
+
+struct MemoryPart {
+  std::string name;
+  double bytes = 0;
+};
+
+struct MemoryPlan {
+  /// weights, gradients, moments; state of the recipe; working copies of the weights (what products read: quantised or
+  /// BF16); activations that wait for the backward; workspace (what the head or the backward of a block adds to them,
+  /// whichever is more); on a GPU the driver and its libraries.
+  std::vector<MemoryPart> parts;
+  /// What the arenas of Llama reserve at most.
+  double working_copies = 0;
+  double activations = 0;  ///< saved ones and workspace
+  double inputs = 0;       ///< of linear layers that are not kept
+  double total() const;
+  double tensors() const;  ///< without what driver and libraries take
+};
+
+/// Of the recipe's stage that needs most. Follows the allocations of Llama and Linear one by one; on the CPU within
+/// 5 % of what the arenas reach where activations outweigh the tiles of its threads, on a GPU within what its libraries
+/// take for themselves.
+MemoryPlan plan_memory(const MemoryQuestion& question);
+
+/// A table "part, bytes, share" and its total, each line after `indent`; the last one does not end.
+std::string memory_table(const MemoryPlan& plan, const std::string& indent = "");
+
+/// "47.3 GiB", "3.20 MiB", "512.0 KiB".
+std::string memory_text(double bytes);
+
+}  // namespace nibble

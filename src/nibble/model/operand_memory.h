@@ -1,0 +1,26 @@
+// Bytes of a quantised operand and of the scratch memory that quantising and multiplying take, by shape alone: what
+// quant/ and ops/ allocate from an arena.
+#pragma once
+
+#include "nibble/ops/gemm.h"
+
+namespace nibble {
+
+/// An operand as it would be stored. `form` has every field but memory.
+struct OperandMemory {
+  QTensor form;
+  double kept = 0;     ///< bytes that stay with the operand; 0 where X itself serves
+  double scratch = 0;  ///< bytes beside them while it is quantised
+};
+
+/// Of X [rows, cols] in `source` precision, quantised by `spec`. `folded`: factors of rows or columns are multiplied
+/// in, so X itself never serves. `for_product`: nothing but products reads the codes, which a GPU then stores wider
+/// where its products want them so.
+OperandMemory operand_memory(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType source, bool folded,
+                             bool for_product, Device device);
+
+/// Scratch of `gemm`: on the CPU packed tiles and those of each thread; on a GPU operands in the form that its products
+/// read. Within a few per cent for the products of a training step.
+double product_scratch(const GemmOperand& a, const GemmOperand& b, Device device);
+
+}  // namespace nibble
