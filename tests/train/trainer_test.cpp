@@ -425,8 +425,13 @@ TEST(Schedule, BeginsAnewOverWhatIsLeftAfterARewarm) {
 TEST(TrainConfig, PrintsToTheSameConfiguration) {
   TrainConfig c = small_config("data", 10);
   c.lr = 0.0123456789;
+  c.gradients = DType::BF16;
+  c.recompute = Recompute::Block;
+  c.mxfp4_products = MxProducts::Bf16;
   const std::string text = to_toml(c);
-  EXPECT_EQ(to_toml(read_train_config(ConfigTable::parse_text(text, "printed"))), text);
+  const TrainConfig read = read_train_config(ConfigTable::parse_text(text, "printed"));
+  EXPECT_EQ(to_toml(read), text);
+  EXPECT_EQ(read.mxfp4_products, MxProducts::Bf16);
 }
 
 TEST(TrainConfig, OverridesApplyAndUnknownKeysAreRefused) {
@@ -436,6 +441,7 @@ TEST(TrainConfig, OverridesApplyAndUnknownKeysAreRefused) {
   const TrainConfig c = read_train_config(table);
   EXPECT_EQ(c.lr, 0.5);
   EXPECT_EQ(c.schedule, Schedule::Wsd);
+  EXPECT_EQ(c.mxfp4_products, MxProducts::Fp8);
   table.set("train.step=5");
   try {
     read_train_config(table);

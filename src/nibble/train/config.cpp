@@ -14,6 +14,8 @@ const std::vector<std::pair<const char*, OptimizerKind>> kOptimizers = {{"adamw"
 const std::vector<std::pair<const char*, std::optional<Device>>> kDevices = {
     {"cpu", Device::Cpu}, {"cuda", Device::Cuda}, {"auto", std::nullopt}};
 const std::vector<std::pair<const char*, DType>> kGradients = {{"f32", DType::F32}, {"bf16", DType::BF16}};
+const std::vector<std::pair<const char*, MxProducts>> kMxProducts = {{"fp8", MxProducts::Fp8},
+                                                                     {"bf16", MxProducts::Bf16}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
 
 Device found_device(std::optional<Device> wanted) {
@@ -48,6 +50,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.device = found_device(train.choice("device", std::optional<Device>(c.device), kDevices));
   c.recompute = train.choice("recompute", c.recompute, kRecomputeNames);
   c.gradients = train.choice("gradients", c.gradients, kGradients);
+  c.mxfp4_products = train.choice("mxfp4_products", c.mxfp4_products, kMxProducts);
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
 
@@ -115,6 +118,7 @@ micro_batch = {}
 device = "{}"
 recompute = "{}"
 gradients = "{}"
+mxfp4_products = "{}"
 seed = {}
 
 [optimizer]
@@ -139,10 +143,11 @@ checkpoint_every = {}
 keep_checkpoints = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
-                     recompute_name(c.recompute), name(kGradients, c.gradients), c.seed, name(kOptimizers, c.optimizer),
-                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
-                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
-                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
+                     recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
+                     c.seed, name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
+                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
+                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
+                     c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

@@ -8,6 +8,7 @@
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
 #include "nibble/model/recompute.h"
+#include "nibble/ops/gemm.h"
 #include "nibble/tensor/tensor.h"
 #include "nibble/train/alarms.h"
 
@@ -35,7 +36,8 @@ struct TrainConfig {
   Device device = Device::Cpu;   ///< where the run computes
   Recompute recompute = Recompute::None;
   DType gradients = DType::F32;  ///< of the weights of linear layers between a backward and the update: F32 or BF16
-  std::uint64_t seed = 1;        ///< of the initial weights, the data order and stochastic rounding
+  MxProducts mxfp4_products = MxProducts::Fp8;  ///< which tensor cores multiply MXFP4 by MXFP4 on a GPU
+  std::uint64_t seed = 1;                       ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;

@@ -106,6 +106,8 @@ class Trainer {
       user_error("the recipe '{}' watches the gradient-to-noise ratio, but nothing is measured: set log.quality_every",
                  recipe.name);
     }
+    set_mx_products(config.mxfp4_products);
+    mx_rows_before_ = mx_row_count(config.device);
     state_.data_fingerprint = hex64(loader_.shards().fingerprint());
     state_.config = to_toml(config);
     state_.recipe = recipe.text;
@@ -165,6 +167,12 @@ class Trainer {
     write_result();
     tell_memory(fmt::format("took {} of memory at most, {} were predicted",
                             memory_text(static_cast<double>(memory_peak())), memory_text(plan_.tensors())));
+    const MxRowCount mx = mx_row_count(config_.device);
+    if (mx.by_block > 0) {
+      message(
+          fmt::format("{} of {} rows of MXFP4 operands spread too far for FP8 products and were multiplied by block",
+                      mx.by_block, mx.rows));
+    }
     return true;
   }
 
@@ -346,6 +354,7 @@ class Trainer {
   TrainCallbacks callbacks_;
   Loader loader_;
   MemoryPlan plan_;
+  MxRowCount mx_rows_before_;
   Llama model_;
   std::unique_ptr<Optimizer> optimizer_;
   TrainState state_;
