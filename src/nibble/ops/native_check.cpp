@@ -201,7 +201,7 @@ std::string check_dense(NativeFormat format, const NativeTrial& trial) {
       const Case t{"random codes", a, b, at, bt, kTolerance};
       for (const DType dtype : {DType::F32, DType::BF16}) {
         for (const bool add : {false, true}) {
-          const std::string wrong = compare(t, trial, dtype, add, add != (dtype == DType::F32));
+          std::string wrong = compare(t, trial, dtype, add, add != (dtype == DType::F32));
           if (!wrong.empty()) return wrong;
         }
       }
