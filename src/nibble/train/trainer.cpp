@@ -183,7 +183,7 @@ class Trainer {
     const DeviceMemory memory = device_memory(config_.device);
     const std::string refusal = memory_refusal(config_, recipe, memory);
     if (!refusal.empty()) user_error("{}", refusal);
-    const MemoryPlan plan = plan_memory(memory_question(config_, recipe));
+    MemoryPlan plan = plan_memory(memory_question(config_, recipe));
     tell_memory(fmt::format("memory of {}, {}\n{}", memory.name, memory_text(memory.bytes), memory_table(plan, "  ")));
     return plan;
   }
