@@ -13,7 +13,7 @@ INSTANTIATE_TEST_SUITE_P(Recipes, RecomputeOf, testing::ValuesIn(shipped_recipes
 TEST(Recompute, TakesLessMemoryLevelByLevel) {
   for (const Recipe& recipe : {unquantised_recipe(ElementFormat::BF16),
                                load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/quartet.toml")}) {
-    LlamaConfig c = testing_support::recompute_model();
+    LlamaConfig c = testing_support::small_llama(2);
     c.layers = 8;
     c.seq = 1024;
     std::vector<std::int32_t> tokens(static_cast<std::size_t>(c.seq), 1);

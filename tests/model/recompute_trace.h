@@ -9,22 +9,10 @@
 
 #include "nibble/model/llama.h"
 #include "nibble/tensor/device.h"
+#include "tests/model/small_llama.h"
 #include "tests/recipe/shipped_recipes.h"
 
 namespace nibble::testing_support {
-
-// 128 is the longest group of a transform among the recipes.
-inline LlamaConfig recompute_model() {
-  LlamaConfig c;
-  c.layers = 2;
-  c.width = 128;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.ffn = 256;
-  c.vocab = 67;
-  c.seq = 64;
-  return c;
-}
 
 inline constexpr std::int64_t kMicroSequences = 2;
 inline constexpr std::int64_t kMicroBatches = 2;
@@ -50,7 +38,7 @@ struct Trace {
 /// Steps `first`, and `first` + 1, which is measured.
 inline Trace trace_of(const Recipe& recipe, std::size_t stage, Recompute recompute, Device device,
                       std::uint32_t first) {
-  const LlamaConfig c = recompute_model();
+  const LlamaConfig c = small_llama(2);
   Llama model(c, recipe, 3, DType::BF16, device);
   model.set_stage(stage);
   model.set_recompute(recompute);

@@ -17,7 +17,7 @@ INSTANTIATE_TEST_SUITE_P(Recipes, StorageOf, testing::ValuesIn(testing_support::
                          testing_support::recipe_test_name);
 
 TEST(Storage, GradientsInBf16AreThoseInF32RoundedAfterEachPass) {
-  const LlamaConfig c = testing_support::storage_model();
+  const LlamaConfig c = testing_support::small_llama(1);
   for (const char* name : {"bf16", "wang2025", "quartet2"}) {
     const Recipe recipe = recipe_for_test(name);
     Llama wide(c, recipe, 5);

@@ -7,23 +7,12 @@
 
 #include "nibble/tensor/device.h"
 #include "nibble/train/optimizer.h"
+#include "tests/model/small_llama.h"
 #include "tests/recipe/shipped_recipes.h"
 
 namespace nibble::testing_support {
 
 inline constexpr std::int64_t kSequences = 2;
-
-inline LlamaConfig storage_model() {
-  LlamaConfig c;
-  c.layers = 1;
-  c.width = 128;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.ffn = 256;
-  c.vocab = 67;
-  c.seq = 64;
-  return c;
-}
 
 inline std::vector<float> floats(const Tensor& t) {
   const OwnedTensor here = copy_to(t, Device::Cpu);
@@ -37,7 +26,7 @@ struct StorageTrace {
 
 /// Three steps of two passes each by the FP8 optimizer; the second one is measured.
 inline StorageTrace train_by(const Recipe& recipe, std::size_t stage, Device device, ParameterStorage storage) {
-  const LlamaConfig c = storage_model();
+  const LlamaConfig c = small_llama(1);
   Llama model(c, recipe, 5, DType::BF16, device, storage);
   model.set_stage(stage);
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(OptimizerKind::AdamWFp8, model);

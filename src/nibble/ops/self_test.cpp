@@ -292,14 +292,4 @@ const std::vector<SelfTest>& self_tests() {
   return tests;
 }
 
-void require_self_tests() {
-  for (const SelfTest& test : self_tests()) {
-    // A native kernel that failed is one that gemm_path does not take.
-    const bool unused = test.name.starts_with("native ");
-    require(test.verdict != SelfTest::Verdict::Failed || unused,
-            "the GPU disagrees with the CPU, so nothing is trained on it: {}: {} (see `nibble doctor`)", test.name,
-            test.reason);
-  }
-}
-
 }  // namespace nibble

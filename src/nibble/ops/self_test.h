@@ -29,10 +29,6 @@ const char* verdict_name(SelfTest::Verdict verdict);
 ///   native      as native_check.h says; kernels that this GPU or its cuBLASLt lacks are refused
 const std::vector<SelfTest>& self_tests();
 
-/// Throws InternalError, which names the first, when a self-test failed that is not of a native kernel (`gemm` does not
-/// take one that failed). For training to call before its first step.
-void require_self_tests();
-
 namespace cuda {
 /// One a kernel and format of native FP4 products, tried at the first call; none in a build without CUDA.
 std::vector<SelfTest> native_self_tests();

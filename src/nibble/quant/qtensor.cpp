@@ -112,6 +112,19 @@ float QTensor::value_at(std::int64_t r, std::int64_t c) const {
   return value * stored_scale(*this, r, c) * outer_scale(*this, r, c) * tensor_scale;
 }
 
+void allocate_parts(QTensor& q, bool mask, Arena& arena) {
+  switch (q.element) {
+    case ElementFormat::F32: q.codes = arena.allocate(DType::F32, {q.rows, q.cols}); break;
+    case ElementFormat::BF16: q.codes = arena.allocate(DType::BF16, {q.rows, q.cols}); break;
+    default: q.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()}); break;
+  }
+  if (mask) q.mask = arena.allocate(DType::U8, {q.rows, (q.cols + 7) / 8});
+  if (q.scale_format == ScaleFormat::None) return;
+  const DType dtype = q.scale_format == ScaleFormat::F32 ? DType::F32 : DType::U8;
+  q.scales = arena.allocate(dtype, {q.scale_rows(), q.scale_cols()});
+  if (q.outer > 0) q.outer_scales = arena.allocate(DType::F32, {q.rows, (q.cols + q.outer - 1) / q.outer});
+}
+
 std::size_t stored_bytes(const QTensor& q) {
   // A tensor scale takes four bytes where the format needs one to be decoded; 4/3 of RangeMatch34 is a constant.
   std::size_t bytes = q.scale_format == ScaleFormat::UE4M3 && !q.outer_scales.defined() ? sizeof(float) : 0;

@@ -73,6 +73,9 @@ struct QTensor {
   float value_at(std::int64_t r, std::int64_t c) const;
 };
 
+/// Codes, scales and, on request, the mask of a q whose shape and formats are set.
+void allocate_parts(QTensor& q, bool mask, Arena& arena);
+
 /// Bytes that codes, scales and mask take (the outer scales too); the residual is not counted.
 std::size_t stored_bytes(const QTensor& q);
 

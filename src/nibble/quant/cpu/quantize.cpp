@@ -41,20 +41,6 @@ ResidualRows residual_for(const Source& source, const Clamp& clamp, Arena& arena
   return ResidualRows(rows, cols, capacity, arena);
 }
 
-/// Codes, scales and mask of q (its format fields are set).
-void allocate_parts(QTensor& q, bool mask, Arena& arena) {
-  switch (q.element) {
-    case ElementFormat::F32: q.codes = arena.allocate(DType::F32, {q.rows, q.cols}); break;
-    case ElementFormat::BF16: q.codes = arena.allocate(DType::BF16, {q.rows, q.cols}); break;
-    default: q.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()}); break;
-  }
-  if (mask) q.mask = arena.allocate(DType::U8, {q.rows, (q.cols + 7) / 8});
-  if (q.scale_format == ScaleFormat::None) return;
-  const DType dtype = q.scale_format == ScaleFormat::F32 ? DType::F32 : DType::U8;
-  q.scales = arena.allocate(dtype, {q.scale_rows(), q.scale_cols()});
-  if (q.outer > 0) q.outer_scales = arena.allocate(DType::F32, {q.rows, (q.cols + q.outer - 1) / q.outer});
-}
-
 QTensor empty_result(const Source& source, ElementFormat element, Granularity granularity, ScaleFormat format) {
   QTensor q;
   q.element = element;

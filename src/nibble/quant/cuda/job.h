@@ -53,6 +53,14 @@ inline void fill_zero_async(void* p, std::size_t bytes) {
   cuda::check(cudaMemsetAsync(p, 0, bytes, cuda::stream()), "cudaMemsetAsync");
 }
 
+/// Factors along one dimension of x; null where there are none.
+inline const float* fold_data(const Tensor& fold, std::int64_t size, const char* name) {
+  if (!fold.defined()) return nullptr;
+  require(fold.dtype() == DType::F32 && fold.numel() == size, "{} must be F32 [{}], got {}", name, size,
+          to_string(fold));
+  return cuda::device_data<float>(fold, name);
+}
+
 /// A matrix on the GPU as it stands.
 inline SourceView plain_source(const Tensor& x) {
   SourceView view;

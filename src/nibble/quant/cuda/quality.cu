@@ -211,12 +211,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-const float* fold_data(const Tensor& fold, std::int64_t size, const char* name) {
-  if (!fold.defined()) return nullptr;
-  require(fold.numel() == size, "{} must be F32 [{}], got {}", name, size, to_string(fold));
-  return cuda::device_data<float>(fold, name);
-}
-
 /// y of x by rows, x transposed already.
 SourceView source_view(const Tensor& x, bool round_to_bf16, const QuantSpec& spec, const QuantizeContext& context) {
   SourceView view = plain_source(x);

@@ -9,27 +9,6 @@ namespace nibble::quant_cuda {
 
 namespace {
 
-const float* fold_data(const Tensor& fold, std::int64_t size, const char* name) {
-  if (!fold.defined()) return nullptr;
-  require(fold.dtype() == DType::F32 && fold.numel() == size, "{} must be F32 [{}], got {}", name, size,
-          to_string(fold));
-  return cuda::device_data<float>(fold, name);
-}
-
-/// Codes, scales and mask of q (its format fields are set).
-void allocate_parts(QTensor& q, bool mask, Arena& arena) {
-  switch (q.element) {
-    case ElementFormat::F32: q.codes = arena.allocate(DType::F32, {q.rows, q.cols}); break;
-    case ElementFormat::BF16: q.codes = arena.allocate(DType::BF16, {q.rows, q.cols}); break;
-    default: q.codes = arena.allocate(DType::U8, {q.rows, q.code_row_bytes()}); break;
-  }
-  if (mask) q.mask = arena.allocate(DType::U8, {q.rows, (q.cols + 7) / 8});
-  if (q.scale_format == ScaleFormat::None) return;
-  const DType dtype = q.scale_format == ScaleFormat::F32 ? DType::F32 : DType::U8;
-  q.scales = arena.allocate(dtype, {q.scale_rows(), q.scale_cols()});
-  if (q.outer > 0) q.outer_scales = arena.allocate(DType::F32, {q.rows, (q.cols + q.outer - 1) / q.outer});
-}
-
 /// A spec whose result is the transpose of what is asked for: one scale a column becomes one scale a row.
 QuantSpec turned(QuantSpec spec) {
   spec.transposed = true;
