@@ -12,6 +12,7 @@
 #   league.tar.xz     logs of this call's runs, without checkpoints
 #   results.tar.xz    what the next call needs as EARLIER: the results of all calls
 #   league.md .json .svg .html, losses.tsv
+# With GPUS=n that many GPUs (0 to n - 1) take one run after the other.
 # Run it in the repository's root. A run whose loss stopped being finite is not tried again. CONFIG and SETTINGS
 # ('--set train.steps=100 ...') change the protocol, WORK where checkpoints are written.
 set -u
@@ -46,7 +47,8 @@ if [ -z "${WORK:-}" ] && [ "$(df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 { prin
   WORK=/dev/shm
 fi
 runs=$(mktemp -d "${WORK:-${TMPDIR:-/tmp}}/league.XXXXXX") || exit 1
-trap 'rm -rf "$runs"' EXIT
+claims=$(mktemp -d "${TMPDIR:-/tmp}/claims.XXXXXX") || exit 1
+trap 'rm -rf "$runs" "$claims"' EXIT
 if [ -n "${EARLIER:-}" ]; then tar -C "$runs" -xJf "$EARLIER" || exit 2; fi
 
 case $tokens in
@@ -60,7 +62,8 @@ case $tokens in
   *) settings="$settings --set data.dir=$tokens" ;;
 esac
 
-device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null || echo 'no GPU')
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -n 1)
+[ -n "$device" ] || device='no GPU'
 commit=${COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}
 # shellcheck disable=SC2086  # words
 steps=$("$nibble" train --config "$config" $settings --print-config | sed -n 's/^steps = //p')
@@ -70,15 +73,17 @@ echo "league  $(date -u +%Y-%m-%d), commit $commit, $device, $steps steps; ready
 # The last fifteen seconds are for packing and the table.
 deadline=$((began + limit - 15))
 
-# Both archives appear whole or not at all, so that a call that is cut off keeps what was packed before.
+# Both archives appear whole or not at all, so that a call that is cut off keeps what was packed before. One packs at a time.
 pack() {
   (
     cd "$runs" || exit
+    until mkdir "$claims/packing" 2> /dev/null; do sleep 0.2; done
     find . -mindepth 2 -maxdepth 2 \( -name run.json -o -name result.json -o -name row.tsv -o -name diverged \) |
       sort | tar -cJf "$out/.results" -T - && mv "$out/.results" "$out/results.tar.xz"
     for run in *; do
       if [ -e "$run/metrics.jsonl" ] && { [ -e "$run/result.json" ] || [ -e "$run/diverged" ]; }; then echo "$run"; fi
     done | tar --exclude='events.*' -cf - -T - | xz -2 > "$out/.league" && mv "$out/.league" "$out/league.tar.xz"
+    rmdir "$claims/packing"
   )
 }
 
@@ -116,6 +121,7 @@ one() {
     return
   fi
   case $given_up in *" $recipe "*) return ;; esac
+  mkdir "$claims/$recipe-s$2" 2> /dev/null || return  # another GPU has it
   left=$((deadline - $(date +%s)))
   needed=$(known "$recipe")
   [ -n "$needed" ] || needed=$(known)
@@ -126,7 +132,7 @@ one() {
   mkdir -p "$folder"
   start=$(date +%s)
   # shellcheck disable=SC2086  # words
-  "$nibble" train --config "$config" $settings --set train.seed="$2" --recipe "$1" --out "$folder" > "$folder/train.log" 2>&1 &
+  env ${gpu:+CUDA_VISIBLE_DEVICES="$gpu"} "$nibble" train --config "$config" $settings --set train.seed="$2" --recipe "$1" --out "$folder" > "$folder/train.log" 2>&1 &
   if ! watch "$folder" $!; then
     wait $! 2> /dev/null
     echo "later   $recipe, seed $2: given up after $(($(date +%s) - start)) s and $(wc -l 2> /dev/null < "$folder/metrics.jsonl") steps"
@@ -159,15 +165,31 @@ one() {
   packing=$!
 }
 
-packing=
-given_up=' '
-for run in "$@"; do
-  recipe=${run%%:*}
-  seeds=1
-  [ "$recipe" = "$run" ] || seeds=${run#*:}
-  for seed in $(echo "$seeds" | tr , ' '); do one "$recipe" "$seed"; done
-done
-wait
+# all GPU RUN...: one after the other, of those that no other GPU took. An empty GPU is whichever the program finds.
+all() {
+  gpu=$1
+  shift
+  packing=
+  given_up=' '
+  for run in "$@"; do
+    recipe=${run%%:*}
+    seeds=1
+    [ "$recipe" = "$run" ] || seeds=${run#*:}
+    for seed in $(echo "$seeds" | tr , ' '); do one "$recipe" "$seed"; done
+  done
+  wait
+}
+
+if [ "${GPUS:-1}" = 1 ]; then
+  all '' "$@"
+else
+  n=0
+  while [ "$n" -lt "$GPUS" ]; do
+    (trap - EXIT; all "$n" "$@") &
+    n=$((n + 1))
+  done
+  wait
+fi
 
 rows=$(find "$runs" -name row.tsv | sort)
 if [ -n "$rows" ]; then
