@@ -311,7 +311,8 @@ void spmm(State& state, bool wgrad) {
   Arena scratch(Device::Cuda, std::size_t{1} << 28);
   measure(
       state, 2.0 * static_cast<double>(x.m.col.numel()) * static_cast<double>(s.n),
-      [&] { wgrad ? spmm_wgrad(x.m, dense, dw, scratch) : spmm_fprop(x.m, dense, y); }, [&] { bf16_product(scratch); });
+      [&] { wgrad ? spmm_wgrad(x.m, dense, dw, scratch) : spmm_fprop(x.m, dense, y, scratch); },
+      [&] { bf16_product(scratch); });
 }
 
 void cuda_spmm_fprop(State& state) { spmm(state, false); }

@@ -88,7 +88,7 @@ void spmm_fprop(benchmark::State& state) {
   const QTensor qx = fp4_ones(c.t, c.k, arena);
   const QTensor qw = fp4_ones(c.n, c.k, arena);
   measure(
-      state, x.m.nnz(), c.n, [&] { nibble::spmm_fprop(x.m, w, y); },
+      state, x.m.nnz(), c.n, [&] { nibble::spmm_fprop(x.m, w, y, arena); },
       [&] { gemm({qx}, {qw}, y, Accumulate::Overwrite, arena); });
 }
 

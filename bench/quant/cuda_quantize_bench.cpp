@@ -1,5 +1,6 @@
 // Quantisers on the GPU: GB/s of the matrix read once and codes, scales and residual written once, and the share of a
 // device-to-device copy's rate in the same run (of_copy).
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <random>
@@ -133,7 +134,83 @@ void quantise(benchmark::State& state, const Case& c) {
   });
 }
 
+/// Two operands of one matrix by quantize_pair: x counts once, and so do both results; `of_two` is the time's share of
+/// that of two calls.
+struct PairCase {
+  DType dtype = DType::BF16;
+  QuantSpec a, b;
+  bool folds = false;
+};
+
+const std::map<std::string, PairCase>& pair_cases() {
+  using enum ElementFormat;
+  const auto rows = quantiser(E4M3, Granularity::per_row(), ScaleRule::Absmax);
+  const auto columns = quantiser(E4M3, Granularity::per_column(), ScaleRule::Absmax);
+  const auto e5m2 = [](QuantSpec spec) { return with(spec, [](QuantSpec& s) { s.element = E5M2; }); };
+  const auto nvfp4 = [](Rounding rounding) {
+    return quantiser(E2M1, Granularity::block(1, 16), ScaleRule::Nvfp4, rounding);
+  };
+  const auto for_wgrad = [](QuantSpec spec) {
+    return with(spec, [](QuantSpec& s) {
+      s.transposed = true;
+      s.hadamard = {16, Hadamard::Signs::Vector};
+    });
+  };
+  static const std::map<std::string, PairCase> all = {
+      {"e4m3_folds", {DType::BF16, rows, columns, true}},
+      {"e4m3_folds_f32", {DType::F32, rows, columns, true}},
+      {"e5m2", {DType::BF16, e5m2(rows), e5m2(columns)}},
+      {"nvfp4_x", {DType::BF16, nvfp4(Rounding::NearestEven), for_wgrad(nvfp4(Rounding::NearestEven))}},
+      {"nvfp4_dy", {DType::BF16, nvfp4(Rounding::Stochastic8), for_wgrad(nvfp4(Rounding::Stochastic8))}},
+      {"nvfp4_dy_f32", {DType::F32, nvfp4(Rounding::Stochastic8), for_wgrad(nvfp4(Rounding::Stochastic8))}},
+  };
+  return all;
+}
+
+void quantise_pair(benchmark::State& state, const PairCase& c) {
+  if (cuda_devices() == 0) return state.SkipWithError("no GPU here");
+  const OwnedTensor x = normal_on_gpu(c.dtype, state.range(0), state.range(1));
+  const OwnedTensor of_rows = normal_on_gpu(DType::F32, 1, state.range(0));
+  const OwnedTensor of_cols = normal_on_gpu(DType::F32, 1, state.range(1));
+  QuantizeContext in_a;
+  in_a.random = {kSeed, 2, 3};
+  in_a.signs = {kSeed, 4, 5};
+  in_a.for_product = true;
+  QuantizeContext in_b = in_a;
+  if (c.folds) in_a.col_fold = of_cols;
+  if (c.folds) in_b.row_fold = of_rows;
+  Arena arena(Device::Cuda);
+  const auto pair = [&] {
+    const ArenaScope scope(arena);
+    return quantize_pair(x, c.a, in_a, c.b, in_b, arena);
+  };
+  const auto two_calls = [&] {
+    const ArenaScope scope(arena);
+    quantize(x, c.a, in_a, arena);
+    quantize(x, c.b, in_b, arena);
+  };
+  const QuantizedPair q = pair();
+  const std::size_t bytes = x.view().bytes() + stored_bytes(q.first) + stored_bytes(q.second);
+  const CudaTimer timer;
+  const auto least_of_ten = [&](const auto& f) {
+    f();
+    double least = timer(f);
+    for (int i = 1; i < 10; ++i) least = std::min(least, timer(f));
+    return least;
+  };
+  state.counters["of_two"] = least_of_ten(pair) / least_of_ten(two_calls);
+  measure_traffic(state, static_cast<double>(bytes), pair);
+}
+
 [[maybe_unused]] const bool kRegistered = [] {
+  for (const auto& [name, c] : pair_cases()) {
+    benchmark::RegisterBenchmark(("cuda_quantize_pair/" + name).c_str(), quantise_pair, c)
+        ->Args({16384, 2048})
+        ->Args({16384, 5632})
+        ->Args({32768, 640})
+        ->Unit(benchmark::kMicrosecond)
+        ->UseManualTime();
+  }
   for (const auto& [name, c] : cases()) {
     benchmark::RegisterBenchmark(("cuda_quantise/" + name).c_str(), quantise, c)
         ->Args({16384, 2048})

@@ -1,6 +1,7 @@
 // A whole training step on the GPU by recipe: milliseconds, tokens/s, ratio to the BF16 step of the same run, model
 // FLOP/s; memory as it was predicted, as tensors took it at most, and as the GPU says; then, from steps that wait after
-// each op, where the time goes.
+// each op, where the time goes. "_graphs": blocks are handed over as CUDA graphs, and ops are not timed.
+// "_fast": FP8 sums stay in the accumulators (ops/gemm.h).
 #include <cuda_runtime.h>
 #include <fmt/core.h>
 
@@ -8,6 +9,7 @@
 #include <map>
 
 #include "bench/train/step_timer.h"
+#include "nibble/ops/gemm.h"
 #include "nibble/train/memory.h"
 
 namespace nibble::bench {
@@ -25,8 +27,20 @@ double tensor_bytes(StepTimer& timer) {
   return static_cast<double>(bytes);
 }
 
+enum class StepMode : std::uint8_t { Plain, Graphs, Fast };
+
+/// The process's settings for a mode, while it lives.
+struct Settings {
+  explicit Settings(StepMode mode) {
+    if (mode == StepMode::Fast) set_fp8_accumulation(Fp8Accumulation::Fast);
+  }
+  ~Settings() { set_fp8_accumulation(Fp8Accumulation::F32); }
+};
+
 void cuda_step(benchmark::State& state, const char* model, std::int64_t sequences, const char* recipe_name,
-               StepMemory memory = {}) {
+               StepMemory memory = {}, StepMode mode = StepMode::Plain) {
+  const Settings settings(mode);
+  const bool graphs = mode == StepMode::Graphs;
   if (cuda_devices() == 0) return state.SkipWithError("no GPU here");
   const std::string root = NIBBLE_SOURCE_DIR;
   LlamaConfig config = load_llama_config(root + "/models/" + model + ".toml");
@@ -47,8 +61,8 @@ void cuda_step(benchmark::State& state, const char* model, std::int64_t sequence
   StepTimer timer(config, recipe, sequences, Device::Cuda, memory);
   timer.model.reserve(plan);
   timer.set_profiled(false);
-  timer.run(false);
-  timer.run(false);
+  timer.model.set_work_graphs(graphs);
+  for (int i = 0; i < 3; ++i) timer.run(false);
   std::vector<double> seconds;
   for (auto _ : state) {
     seconds.push_back(timer.run(false));
@@ -71,6 +85,10 @@ void cuda_step(benchmark::State& state, const char* model, std::int64_t sequence
   state.counters["GiB_tensors"] = tensor_bytes(timer) / kGiB;
   state.counters["GiB_predicted"] = plan.tensors() / kGiB;
 
+  if (graphs) {
+    state.counters["graphs"] = timer.model.graphs_instantiated();
+    return;
+  }
   timer.set_profiled(true);
   constexpr std::size_t kProfiled = 3;
   for (std::size_t i = 0; i < kProfiled; ++i) timer.run(false);
@@ -84,19 +102,32 @@ void cuda_step(benchmark::State& state, const char* model, std::int64_t sequence
       ->Unit(benchmark::kMillisecond)                         \
       ->UseManualTime()                                       \
       ->Iterations(10)
+#define NIBBLE_CUDA_STEP_BY(MODE, MODEL, SEQUENCES, RECIPE, TAG)                            \
+  BENCHMARK_CAPTURE(cuda_step, TAG, MODEL, SEQUENCES, RECIPE, StepMemory{}, StepMode::MODE) \
+      ->Unit(benchmark::kMillisecond)                                                       \
+      ->UseManualTime()                                                                     \
+      ->Iterations(10)
 NIBBLE_CUDA_STEP("quartet-30m", 64, "bf16", quartet30m_bf16);
+NIBBLE_CUDA_STEP_BY(Graphs, "quartet-30m", 64, "bf16", quartet30m_bf16_graphs);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "fp8", quartet30m_fp8);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "fp4-direct", quartet30m_fp4_direct);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025", quartet30m_wang2025);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "ablations/wang2025-fused", quartet30m_wang2025_fused);
+NIBBLE_CUDA_STEP_BY(Fast, "quartet-30m", 64, "ablations/wang2025-fused", quartet30m_wang2025_fused_fast);
+NIBBLE_CUDA_STEP_BY(Graphs, "quartet-30m", 64, "ablations/wang2025-fused", quartet30m_wang2025_fused_graphs);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "wang2025-released", quartet30m_wang2025_released);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet", quartet30m_quartet);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "nvfp4", quartet30m_nvfp4);
+NIBBLE_CUDA_STEP_BY(Graphs, "quartet-30m", 64, "nvfp4", quartet30m_nvfp4_graphs);
 NIBBLE_CUDA_STEP("quartet-30m", 64, "quartet2", quartet30m_quartet2);
+NIBBLE_CUDA_STEP_BY(Graphs, "quartet-30m", 64, "quartet2", quartet30m_quartet2_graphs);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "bf16", llama1b_bf16);
+NIBBLE_CUDA_STEP_BY(Graphs, "llama-1.3b", 8, "bf16", llama1b_bf16_graphs);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "fp4-direct", llama1b_fp4_direct);
+NIBBLE_CUDA_STEP_BY(Fast, "llama-1.3b", 8, "fp4-direct", llama1b_fp4_direct_fast);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "wang2025", llama1b_wang2025);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "ablations/wang2025-fused", llama1b_wang2025_fused);
+NIBBLE_CUDA_STEP_BY(Fast, "llama-1.3b", 8, "ablations/wang2025-fused", llama1b_wang2025_fused_fast);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet", llama1b_quartet);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "quartet2", llama1b_quartet2);
 NIBBLE_CUDA_STEP("llama-1.3b", 8, "nvfp4", llama1b_nvfp4);

@@ -106,6 +106,27 @@ TEST(MemoryPlan, CountsEveryParameterAndState) {
   EXPECT_DOUBLE_EQ(plan.total(), sum);
 }
 
+TEST(MemoryPlan, AGpuThatReadsFpropsCodesWritesNoValuesOut) {
+  const std::string root = NIBBLE_SOURCE_DIR;
+  MemoryQuestion q{.model = load_llama_config(root + "/models/llama-1.3b.toml"),
+                   .recipe = load_recipe(root + "/recipes/quartet.toml"),
+                   .sequences = 16,
+                   .measured = false};
+  Recipe written = q.recipe;  // with the values rounded on the way in, which takes them in F32
+  for (LinearRecipe& linear : written.stages.front().linear) linear[Operand::WgradX].quant.bf16_input = true;
+  for (const Device device : {Device::Cpu, Device::Cuda}) {
+    q.device = device;
+    MemoryQuestion of_values = q;
+    of_values.recipe = written;
+    const double more = plan_memory(of_values).total() - plan_memory(q).total();
+    if (device == Device::Cpu) {
+      EXPECT_EQ(more, 0);
+    } else {
+      EXPECT_GT(more, 256e6);
+    }
+  }
+}
+
 TEST(MemoryPlan, FallsWithEachLevelAndWithTheBatch) {
   for (const Device device : {Device::Cpu, Device::Cuda}) {
     MemoryQuestion q{.model = load_llama_config(std::string(NIBBLE_SOURCE_DIR) + "/models/llama-1.3b.toml"),

@@ -188,6 +188,38 @@ TEST(CudaGemmFp8, FourBitCodesGiveTheExactSumForEveryShapeAndStorageOrder) {
   }
 }
 
+/// While it lives, FP8 products leave their sums in the accumulators.
+struct FastAccumulation {
+  FastAccumulation() { set_fp8_accumulation(Fp8Accumulation::Fast); }
+  ~FastAccumulation() { set_fp8_accumulation(Fp8Accumulation::F32); }
+};
+
+TEST(CudaGemmFp8, FastAccumulationIsExactForFourBitCodesWhoseSumsStaySmall) {
+  NIBBLE_NEEDS_GPU();
+  const FastAccumulation fast;
+  expect_products(plain(ElementFormat::E2M1), plain(ElementFormat::E2M1), GemmPath::Fp8, 0);
+}
+
+TEST(CudaGemmFp8, FastAccumulationOfSumsOfOneSignIsWithinItsBound) {
+  NIBBLE_NEEDS_GPU();
+  const std::int64_t k = 8192;
+  const std::int64_t n = 64;
+  const Operand a = make_operand(element(ElementFormat::E2M1), n, k, 1);
+  const Operand b = make_operand(element(ElementFormat::E2M1), n, k, 2);
+  for (std::int64_t r = 0; r < n; ++r) {
+    for (std::int64_t c = 0; c < k; ++c) {
+      set_code(a, r, c, static_cast<std::uint8_t>((r + c) % 8));
+      set_code(b, r, c, static_cast<std::uint8_t>((3 * r + 5 * c) % 8));
+    }
+  }
+  const GpuQTensor p(a.q);
+  const GpuQTensor q(b.q);
+  expect_product(a, b, {p.q}, {q.q}, {n, n, k}, 0);
+  const FastAccumulation fast;
+  // Each of K / 32 additions cuts at most 2^-13 of what is there, which is below the whole sum.
+  expect_product(a, b, {p.q}, {q.q}, {n, n, k}, static_cast<double>(k) / 32 * 0x1p-13);
+}
+
 TEST(CudaGemmFp8, ScalesOfRowsAndColumns) {
   NIBBLE_NEEDS_GPU();
   expect_products(by_vector(ElementFormat::E2M1), by_vector(ElementFormat::E2M1), GemmPath::Fp8, 0x1p-22);
@@ -281,6 +313,43 @@ TEST(CudaGemmFp8, QuantisedMatricesGiveTheIntegersOfTheCpu) {
         expect_close(expected, got, 0x1p-22, "product with scales");
       }
     }
+  }
+}
+
+TEST(CudaGemmFp8, ScalesOf128AlongTheContraction) {
+  NIBBLE_NEEDS_GPU();
+  const auto blocks128 = [](ElementFormat format) {
+    return element(format, ScaleFormat::F32, Granularity::block(1, 128));
+  };
+  unsigned seed = 40;
+  for (const auto& [left, right] :
+       {std::pair(ElementFormat::E2M1, ElementFormat::E2M1), std::pair(ElementFormat::E4M3, ElementFormat::E4M3),
+        std::pair(ElementFormat::E5M2, ElementFormat::E4M3), std::pair(ElementFormat::E4M3, ElementFormat::E5M2)}) {
+    for (const Extent& s : {Extent{64, 64, 256}, Extent{80, 48, 1024}, Extent{16, 16, 384}, Extent{272, 144, 640},
+                            Extent{640, 1792, 2048}}) {
+      SCOPED_TRACE(
+          fmt::format("{} by {}: {} x {} x {}", static_cast<int>(left), static_cast<int>(right), s.m, s.n, s.k));
+      const Operand a = make_operand(blocks128(left), s.m, s.k, ++seed);
+      const Operand b = make_operand(blocks128(right), s.n, s.k, ++seed);
+      const GpuQTensor p(a.q);
+      const GpuQTensor q(b.q);
+      EXPECT_EQ(gemm_path({p.q}, {q.q}), GemmPath::Fp8);
+      const bool four_bits = left == ElementFormat::E2M1;
+      expect_product(a, b, {p.q}, {q.q}, s, four_bits ? 0x1p-20 : kFp8);
+    }
+  }
+}
+
+TEST(CudaGemmFp8, ScalesOf128ThatTheLibraryDoesNotTakeGoAnotherWay) {
+  NIBBLE_NEEDS_GPU();
+  const OperandSpec spec = element(ElementFormat::E4M3, ScaleFormat::F32, Granularity::block(1, 128));
+  for (const Extent& s : {Extent{64, 60, 256}, Extent{64, 64, 250}, Extent{70, 64, 256}}) {
+    const Operand a = make_operand(spec, s.m, s.k, 1);
+    const Operand b = make_operand(spec, s.n, s.k, 2);
+    const GpuQTensor p(a.q);
+    const GpuQTensor q(b.q);
+    ASSERT_EQ(gemm_path({p.q}, {q.q}), GemmPath::F32);
+    expect_product(a, b, {p.q}, {q.q}, s, kF32);
   }
 }
 

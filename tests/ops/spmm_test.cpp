@@ -66,7 +66,8 @@ TEST(Spmm, FpropAddsTheProductWithTheSparseMatrix) {
         const OwnedTensor w = random_matrix(w_type, s.k, s.n, 2);
         const OwnedTensor y = random_matrix(y_type, s.t, s.n, 3);
         const OwnedTensor before = random_matrix(y_type, s.t, s.n, 3);
-        spmm_fprop(x.m, w, y);
+        Arena arena;
+        spmm_fprop(x.m, w, y, arena);
         for (std::int64_t t = 0; t < s.t; ++t) {
           for (std::int64_t n = 0; n < s.n; ++n) {
             double sum = 0;
@@ -129,7 +130,7 @@ TEST(Spmm, OneToFourThreadsGiveTheSameBits) {
     Arena arena;
     std::pair<OwnedTensor, OwnedTensor> result{OwnedTensor(DType::F32, {s.t, s.n}),
                                                OwnedTensor(DType::F32, {s.n, s.k})};
-    spmm_fprop(x.m, w, result.first);
+    spmm_fprop(x.m, w, result.first, arena);
     spmm_wgrad(x.m, dy, result.second, arena);
     return result;
   };
@@ -147,7 +148,7 @@ TEST(Spmm, AMatrixWithoutEntriesChangesNothing) {
   const OwnedTensor y = random_matrix(DType::F32, 9, 30, 3);
   const OwnedTensor dw = random_matrix(DType::F32, 30, 20, 4);
   Arena arena;
-  spmm_fprop(x.m, w, y);
+  spmm_fprop(x.m, w, y, arena);
   spmm_wgrad(x.m, y, dw, arena);
   const OwnedTensor y_before = random_matrix(DType::F32, 9, 30, 3);
   const OwnedTensor dw_before = random_matrix(DType::F32, 30, 20, 4);
@@ -161,9 +162,9 @@ TEST(Spmm, MismatchedShapesThrow) {
   const OwnedTensor y(DType::F32, {9, 30});
   const OwnedTensor dw(DType::F32, {30, 21});
   Arena arena;
-  EXPECT_THROW(spmm_fprop(x.m, w, y), InternalError);
+  EXPECT_THROW(spmm_fprop(x.m, w, y, arena), InternalError);
   EXPECT_THROW(spmm_wgrad(x.m, y, dw, arena), InternalError);
-  EXPECT_THROW(spmm_fprop(CsrMatrix{}, w, y), InternalError);
+  EXPECT_THROW(spmm_fprop(CsrMatrix{}, w, y, arena), InternalError);
 }
 
 TEST(Transpose, MovesEveryElementForEveryPairOfTypes) {

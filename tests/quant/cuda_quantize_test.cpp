@@ -1,6 +1,8 @@
 // The GPU's quantiser gives the CPU's bits: codes, scales of all levels, masks, residuals, for every spec.
 #include <bit>
+#include <cmath>
 #include <limits>
+#include <random>
 
 #include "nibble/quant/quantize.h"
 #include "tests/cuda_testing.h"
@@ -403,6 +405,41 @@ TEST(CudaQuantize, RandomNumbersFollowTheElementAcrossFourBillion) {
         }
       }
     }
+  }
+}
+
+// Values whose distance from the element below, in steps, is the random number or next to it.
+TEST(CudaQuantize, StochasticRoundingAtTheRandomNumberGivesTheBitsOfTheCpu) {
+  NIBBLE_NEEDS_GPU();
+  using enum ElementFormat;
+  const std::int64_t rows = 96;
+  const std::int64_t cols = 2048;
+  const RandomStream random{11, 3, 5};
+  const float elements[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  std::vector<float> x(static_cast<std::size_t>(rows * cols));
+  std::mt19937 engine(4);
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    const std::uint32_t below = engine() % 7;
+    const float step = elements[below + 1] - elements[below];
+    float v = elements[below] + uniform24(random.word(static_cast<std::uint64_t>(i))) * step;  // cut to a float's bits
+    const std::uint32_t next = engine() % 3;
+    if (next != 0) v = std::nextafter(v, next == 1 ? 0.0f : 6.0f);
+    x[static_cast<std::size_t>(i)] = engine() % 2 == 0 ? v : -v;
+  }
+  for (std::int64_t r = 0; r < rows; ++r) x[static_cast<std::size_t>(r * cols)] = 6;  // so the scale of a row is 1
+  const Case cases[] = {
+      {"rows", quantiser(E2M1, Granularity::per_row(), ScaleRule::Absmax, Rounding::Stochastic)},
+      {"tensor", quantiser(E2M1, Granularity::per_tensor(), ScaleRule::Absmax, Rounding::Stochastic)},
+      {"blocks", quantiser(E2M1, Granularity::block(1, 2048), ScaleRule::Ceil6, Rounding::Stochastic)}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    const Tensor here = Tensor::of(x.data(), {rows, cols});
+    const OwnedTensor there = on_gpu(here);
+    QuantizeContext context;
+    context.random = random;
+    Arena arena;
+    Arena gpu(Device::Cuda);
+    expect_same_qtensor(quantize(here, c.spec, context, arena), quantize(there, c.spec, context, gpu));
   }
 }
 

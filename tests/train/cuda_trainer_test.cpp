@@ -1,7 +1,9 @@
-// Runs on the GPU against runs on the CPU.
+// Runs on the GPU against runs on the CPU, and runs by CUDA graphs against runs without.
+#include <algorithm>
 #include <cmath>
 
 #include "nibble/io/run_log.h"
+#include "nibble/tensor/device.h"
 #include "tests/cuda_testing.h"
 #include "tests/train/small_run.h"
 
@@ -41,6 +43,110 @@ INSTANTIATE_TEST_SUITE_P(Recipes, CudaTrainer,
                            }
                            return name;
                          });
+
+constexpr int kGraphSteps = 14;
+
+/// Two micro-batches a step, in a model that every recipe and cuDNN take; some steps are measured, so without graphs.
+TrainConfig config_for_graphs(const fs::path& folder) {
+  TrainConfig config = small_config(write_small_data(folder), kGraphSteps);
+  config.device = Device::Cuda;
+  config.model.width = config.model.ffn = 128;
+  config.model.seq = 64;
+  config.quality_every = 5;
+  config.checkpoint_every = 0;
+  return config;
+}
+
+void expect_same_training(const fs::path& a, const fs::path& b) {
+  EXPECT_EQ(metrics_without_rates(a), metrics_without_rates(b));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+    EXPECT_TRUE(read_file(newest_checkpoint(a).value() / file) == read_file(newest_checkpoint(b).value() / file))
+        << file << " differs";
+  }
+}
+
+class CudaGraphsOf : public testing::TestWithParam<const char*> {};
+
+TEST_P(CudaGraphsOf, GiveTheBitsOfARunWithoutThemAndOfOneThatIsResumed) {
+  NIBBLE_NEEDS_GPU();
+  TemporaryDirectory folder;
+  TrainConfig config = config_for_graphs(folder.path());
+  Recipe recipe = recipe_for_test(GetParam());
+  if (recipe.stages.size() > 1) recipe.stages[1].from = 0.5;
+  for (Stage& stage : recipe.stages) {
+    for (LinearRecipe& linear : stage.linear) {  // chosen amid the run: other products from then on
+      linear.outlier_channels.multiple = 8;
+      linear.outlier_channels.first_step = 2;
+      linear.outlier_channels.last_step = 8;
+    }
+  }
+  ASSERT_TRUE(train(config, recipe, folder.path() / "launches", Resume::No, kNeverStop, {}));
+  config.cuda_graphs = true;
+  ASSERT_TRUE(train(config, recipe, folder.path() / "graphs", Resume::No, kNeverStop, {}));
+  expect_same_training(folder.path() / "launches", folder.path() / "graphs");
+
+  const fs::path parts = folder.path() / "parts";
+  EXPECT_FALSE(train_until(4, config, recipe, parts));
+  config.cuda_graphs = false;
+  EXPECT_FALSE(train_until(6, config, recipe, parts));
+  config.cuda_graphs = true;
+  ASSERT_TRUE(train(config, recipe, parts, Resume::Required, kNeverStop, {}));
+  expect_same_training(folder.path() / "launches", parts);
+}
+
+INSTANTIATE_TEST_SUITE_P(Recipes, CudaGraphsOf,
+                         testing::Values("bf16", "recipes/ablations/wang2025-fused.toml", "nvfp4", "quartet2",
+                                         "zhou2025", "tetrajet2"),
+                         [](const auto& info) {
+                           std::string name = fs::path(info.param).stem().string();
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(CudaGraphs, GiveTheSameBitsWhereBlocksAreComputedAgainAndWeightsAreInHalf) {
+  NIBBLE_NEEDS_GPU();
+  TemporaryDirectory folder;
+  TrainConfig config = config_for_graphs(folder.path());
+  config.recompute = Recompute::Block;
+  config.optimizer = OptimizerKind::AdamWFp8;
+  config.gradients = DType::BF16;
+  const Recipe recipe = recipe_for_test("nvfp4");
+  for (const bool graphs : {false, true}) {
+    config.cuda_graphs = graphs;
+    ASSERT_TRUE(train(config, recipe, folder.path() / (graphs ? "graphs" : "launches"), Resume::No, kNeverStop, {}));
+  }
+  expect_same_training(folder.path() / "launches", folder.path() / "graphs");
+}
+
+// Weights and batch stay the same, so that only the random numbers tell the steps apart.
+TEST(CudaGraphs, AreMadeOnceAPieceAndRoundByOtherNumbersInEachStep) {
+  NIBBLE_NEEDS_GPU();
+  TemporaryDirectory folder;
+  const LlamaConfig config = config_for_graphs(folder.path()).model;
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(2 * config.seq));
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * 31 % kSmallVocab);
+  const Tensor batch = Tensor::of(tokens.data(), {2, config.seq});
+  const auto all = static_cast<std::int64_t>(2 * tokens.size());
+  std::vector<std::vector<double>> gradients[2];
+  for (const bool graphs : {false, true}) {
+    Llama model(config, recipe_for_test("quartet2"), 3, DType::BF16, Device::Cuda);
+    model.set_work_graphs(graphs);
+    for (std::uint32_t step = 1; step <= 6; ++step) {
+      model.prepare(step, false);
+      for (const std::int64_t first : {std::int64_t{0}, all / 2}) {
+        model.forward_backward({batch, batch}, 1.0 / static_cast<double>(all), step, first, first == 0, false, all);
+      }
+      const OwnedTensor gradient = copy_to(model.flat_grads(), Device::Cpu);
+      gradients[graphs].push_back(testing_support::doubles(gradient));
+    }
+    // The blocks forward and backward and the head, for the first micro-batch and for later ones.
+    EXPECT_EQ(model.graphs_instantiated(), graphs ? 2 * (2 * config.layers + 1) : 0);
+  }
+  for (std::size_t step = 0; step < gradients[0].size(); ++step) {
+    EXPECT_TRUE(gradients[1][step] == gradients[0][step]) << "step " << step + 1;
+    EXPECT_FALSE(step > 0 && gradients[1][step] == gradients[1][step - 1]) << "step " << step + 1;
+  }
+}
 
 }  // namespace
 }  // namespace nibble

@@ -428,10 +428,14 @@ TEST(TrainConfig, PrintsToTheSameConfiguration) {
   c.gradients = DType::BF16;
   c.recompute = Recompute::Block;
   c.mxfp4_products = MxProducts::Bf16;
+  c.fp8_accumulation = Fp8Accumulation::Fast;
+  c.cuda_graphs = true;
   const std::string text = to_toml(c);
   const TrainConfig read = read_train_config(ConfigTable::parse_text(text, "printed"));
   EXPECT_EQ(to_toml(read), text);
   EXPECT_EQ(read.mxfp4_products, MxProducts::Bf16);
+  EXPECT_EQ(read.fp8_accumulation, Fp8Accumulation::Fast);
+  EXPECT_TRUE(read.cuda_graphs);
 }
 
 TEST(TrainConfig, OverridesApplyAndUnknownKeysAreRefused) {

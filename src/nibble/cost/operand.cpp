@@ -100,6 +100,10 @@ ProductPath product_path(const LinearRecipe& recipe, Product product, const Devi
             leaves_sum(a) && leaves_sum(b) ? "FP4 tensor cores, scales in the epilogue" : "FP4 tensor cores"};
   }
   const bool micro = device.has(Unit::Fp4);  // block scales of 32 in hardware
+  const auto blocks128 = [](const OperandForm& f) { return f.scale == ScaleFormat::F32 && f.block == 128; };
+  if (device.has(Unit::Fp8) && !micro && blocks128(a) && blocks128(b)) {
+    return {Unit::Fp8, 1, "FP8 tensor cores, sums of 128 scaled in F32"};
+  }
   const auto fp8_form = [&](const OperandForm& f) {
     return leaves_sum(f) || (is_mx(f) && (micro || f.element == ElementFormat::E2M1));
   };

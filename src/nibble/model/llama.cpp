@@ -55,6 +55,15 @@ void restore_input(Linear::Saved& saved, const Tensor& x) {
   saved.source = x;
 }
 
+BatchLoss sum_of(const Tensor& losses, const Tensor& targets) {
+  BatchLoss loss;
+  const float* each = losses.data<float>();
+  for (std::int64_t i = 0; i < losses.numel(); ++i) loss.sum += static_cast<double>(each[i]);
+  loss.tokens = std::count_if(targets.data<std::int32_t>(), targets.data<std::int32_t>() + targets.numel(),
+                              [](std::int32_t target) { return target >= 0; });
+  return loss;
+}
+
 }  // namespace
 
 OwnedTensor values_of(const Parameter& parameter) {
@@ -71,6 +80,9 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
       activations_(activations),
       device_(device),
       storage_(storage),
+      tokens_sent_(device),
+      targets_sent_(device),
+      losses_read_(device),
       arena_(device),
       input_arena_(device),
       weight_arena_(device) {
@@ -235,17 +247,17 @@ double Llama::squares_of_gradients() {
   return sum;
 }
 
-Tensor Llama::to_device(const Tensor& batch_part) {
+Tensor Llama::to_device(const Tensor& batch_part, Staging& staging) {
   const Tensor flat = batch_part.reshape({batch_part.numel()});
   if (device_ == Device::Cpu) return flat;
   const Tensor there = arena_.allocate(flat.dtype(), {flat.numel()});
-  copy(flat, there);
+  staging.send(flat, there);
   return there;
 }
 
 Tensor Llama::embed(const Tensor& tokens) {
   const Tensor x = arena_.allocate(DType::F32, {tokens.numel(), config_.width});
-  timed(profile_, "embedding", embedding_forward, to_device(tokens), parameters_[embedding_].value, x);
+  timed(profile_, "embedding", embedding_forward, tokens, parameters_[embedding_].value, x);
   return x;
 }
 
@@ -354,8 +366,8 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
         saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_);
 }
 
-BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx,
-                      bool first_micro_batch, std::vector<float>* token_losses) {
+void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
+                 const Tensor& losses) {
   const ArenaScope scope(arena_);
   const std::int64_t tokens = x.rows();
   const bool backward = dx.defined();
@@ -364,9 +376,7 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
   timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[final_norm_].value, static_cast<float>(config_.norm_eps),
         normed, rstd);
 
-  const Tensor targets_here = to_device(targets);
   const std::int64_t chunk = std::min(head_rows(device_), tokens);
-  const Tensor losses = arena_.allocate(DType::F32, {tokens});
   const Tensor logits_buffer = arena_.allocate(DType::F32, {chunk, config_.vocab});
   const Tensor dlogits_buffer =
       backward && activations_ == DType::BF16 ? arena_.allocate(DType::BF16, {chunk, config_.vocab}) : logits_buffer;
@@ -376,7 +386,7 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
     const std::int64_t end = std::min(tokens, begin + chunk);
     const QTensor input = QTensor::view(normed.row_range(begin, end));
     const Tensor logits = logits_buffer.row_range(0, end - begin);
-    const Tensor chunk_targets = targets_here.elements(begin, end);
+    const Tensor chunk_targets = targets.elements(begin, end);
     const Tensor chunk_losses = losses.elements(begin, end);
     timed(profile_, "gemm head", gemm, GemmOperand{input}, GemmOperand{weight}, logits, Accumulate::Overwrite, arena_);
     if (!backward) {
@@ -397,14 +407,6 @@ BatchLoss Llama::head(const Tensor& x, const Tensor& targets, double loss_scale,
     timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, x, parameters_[final_norm_].value, rstd, dx,
           parameters_[final_norm_].grad, arena_);
   }
-  std::vector<float> each(static_cast<std::size_t>(tokens));
-  copy(losses, Tensor::of(each.data(), {tokens}));
-  BatchLoss loss;
-  for (const float value : each) loss.sum += static_cast<double>(value);
-  loss.tokens = std::count_if(targets.data<std::int32_t>(), targets.data<std::int32_t>() + tokens,
-                              [](std::int32_t target) { return target >= 0; });
-  if (token_losses != nullptr) token_losses->insert(token_losses->end(), each.begin(), each.end());
-  return loss;
 }
 
 BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
@@ -432,30 +434,43 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     }
     if (!config_.tied_head) fill_zero(parameters_[embedding_].grad);
   }
+  const bool as_graphs = graphs_ != nullptr && !measure_quality && !observer_ && profile_ == nullptr;
+  std::size_t pieces = 0;
+  // The first micro-batch overwrites gradients, later ones add to them: other launches, so pieces of their own.
+  const auto piece = [&](const auto& work) {
+    const std::size_t number = 2 * pieces++ + (first_micro_batch ? 0 : 1);
+    as_graphs ? graphs_->run(number, work) : work();
+  };
   std::vector<BlockSaved> saved(blocks_.size());
   std::vector<Arena::Mark> marks(blocks_.size());  // what a block saved lies between its mark and the next one
   const std::size_t kept_from = recompute_ == Recompute::Block ? blocks_.size() - 1 : 0;
   const bool keep_inputs = recompute_ != Recompute::BlockParts;
-  Tensor x = embed(batch.tokens);
+  const Tensor tokens = to_device(batch.tokens, tokens_sent_);
+  const Tensor targets = to_device(batch.targets, targets_sent_);
+  const Tensor losses = arena_.allocate(DType::F32, {sequences * seq});
+  Tensor x = embed(tokens);
   const Tensor dx = arena_.allocate(DType::F32, {sequences * seq, config_.width});
   fill_zero(dx);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const Tensor out = arena_.allocate(DType::F32, {sequences * seq, config_.width});
     marks[b] = arena_.mark();
-    block_forward(b, x, out, sequences, seq, pass, keep_inputs && b >= kept_from, saved[b]);
+    piece([&] { block_forward(b, x, out, sequences, seq, pass, keep_inputs && b >= kept_from, saved[b]); });
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
   }
-  const BatchLoss loss = head(x, batch.targets, loss_scale, dx, first_micro_batch, nullptr);
+  piece([&] { head(x, targets, loss_scale, dx, first_micro_batch, losses); });
+  losses_read_.begin_read(losses);
   PassContext again = pass;
   again.again = true;
   for (std::size_t b = blocks_.size(); b-- > 0;) {
-    if (b < kept_from) block_forward(b, saved[b].x, {}, sequences, seq, again, keep_inputs, saved[b]);
-    block_backward(b, dx, saved[b], sequences, seq, pass);
+    piece([&] {
+      if (b < kept_from) block_forward(b, saved[b].x, {}, sequences, seq, again, keep_inputs, saved[b]);
+      block_backward(b, dx, saved[b], sequences, seq, pass);
+    });
     arena_.rewind(marks[b]);
   }
-  timed(profile_, "embedding", embedding_backward, to_device(batch.tokens), dx, parameters_[embedding_].grad, arena_);
-  return loss;
+  timed(profile_, "embedding", embedding_backward, tokens, dx, parameters_[embedding_].grad, arena_);
+  return sum_of(losses_read_.read(), batch.targets);
 }
 
 std::int64_t Llama::after_update(std::int64_t step, std::int64_t steps) {
@@ -485,7 +500,7 @@ void Llama::visit_linear_state(const std::function<void(const std::string& name,
 
 Tensor Llama::forward(const Tensor& tokens) {
   const PassContext pass = inference_pass();
-  Tensor x = embed(tokens);
+  Tensor x = embed(to_device(tokens, tokens_sent_));
   Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const ArenaScope scope(arena_);
@@ -499,7 +514,14 @@ Tensor Llama::forward(const Tensor& tokens) {
 BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) {
   const ArenaScope scope(arena_);
   const Tensor x = forward(batch.tokens);
-  return head(x, batch.targets, 0.0, Tensor(), true, token_losses);
+  const Tensor losses = arena_.allocate(DType::F32, {x.rows()});
+  head(x, to_device(batch.targets, targets_sent_), 0.0, Tensor(), true, losses);
+  losses_read_.begin_read(losses);
+  const Tensor each = losses_read_.read();
+  if (token_losses != nullptr) {
+    token_losses->insert(token_losses->end(), each.data<float>(), each.data<float>() + each.numel());
+  }
+  return sum_of(each, batch.targets);
 }
 
 std::string Llama::first_non_finite(const Batch& batch) {
@@ -510,7 +532,7 @@ std::string Llama::first_non_finite(const Batch& batch) {
   }
   const ArenaScope scope(arena_);
   const PassContext pass = inference_pass();
-  Tensor x = embed(batch.tokens);
+  Tensor x = embed(to_device(batch.tokens, tokens_sent_));
   Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const ArenaScope block_scope(arena_);

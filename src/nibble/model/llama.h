@@ -11,6 +11,8 @@
 #include "nibble/model/recompute.h"
 #include "nibble/optim/adamw.h"
 #include "nibble/recipe/linear.h"
+#include "nibble/tensor/staging.h"
+#include "nibble/tensor/work_graphs.h"
 
 namespace nibble {
 
@@ -65,6 +67,11 @@ class Llama {
 
   /// What the backward computes again from now on; nothing at first.
   void set_recompute(Recompute recompute) { recompute_ = recompute; }
+  /// Whether forward_backward hands a block's work to a GPU as one CUDA graph from now on, but where quantisation is
+  /// measured, observed or profiled; not at first. Same bits.
+  void set_work_graphs(bool on) { graphs_ = on ? std::make_unique<WorkGraphs>(device_) : nullptr; }
+  /// How often a graph was made from nothing.
+  int graphs_instantiated() const { return graphs_ == nullptr ? 0 : graphs_->instantiated(); }
   /// Which of the recipe's stages all linear layers run from now on; 0 at first.
   void set_stage(std::size_t stage);
   /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step.
@@ -76,7 +83,8 @@ class Llama {
   };
   /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients (the first
   /// micro-batch of a step overwrites them). `first_token` is the number of its first token among the
-  /// `tokens_per_step` of the whole step; 0 stands for the tokens of a batch that is the whole step.
+  /// `tokens_per_step` of the whole step; 0 stands for the tokens of a batch that is the whole step. Waits for the
+  /// forward alone: a GPU may still be at work on the backward when the loss is returned.
   BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
                              bool first_micro_batch, bool measure_quality, std::int64_t tokens_per_step = 0);
   /// After the optimizer changed the parameters in step `step` of `steps`: what recipes do to weights and their
@@ -126,7 +134,7 @@ class Llama {
   struct BlockSaved;  // what a block's backward needs
   void create_parameters();
   /// A pass without a backward.
-  PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_}; }
+  PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_, .inference = true}; }
 
   /// The weight of linear layer `index` in F32, decoded into the arena where it is stored in half.
   Tensor weight(std::size_t index, Arena& arena);
@@ -134,8 +142,9 @@ class Llama {
                                const PassContext& pass);
   void linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
                        const PassContext& pass);
-  /// A batch's tensor where the model is.
-  Tensor to_device(const Tensor& batch_part);
+  /// A batch's tensor [T] where the model is, once the device's work so far is done.
+  Tensor to_device(const Tensor& batch_part, Staging& staging);
+  /// Rows of the embedding (F32 [T, d]) of tokens that are where the model is.
   Tensor embed(const Tensor& tokens);
   /// The residual stream [T, d] after the last block, without a backward to follow.
   Tensor forward(const Tensor& tokens);
@@ -145,9 +154,10 @@ class Llama {
                      const PassContext& pass, bool keep_inputs, BlockSaved& saved);
   void block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences, std::int64_t seq,
                       const PassContext& pass);
-  /// Final norm, head and loss, chunk by chunk; dx (F32 [T, d], zeroed by the caller) undefined = loss only.
-  BatchLoss head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
-                 std::vector<float>* token_losses);
+  /// Final norm, head and the loss of each target (F32 [T]), chunk by chunk; targets are where the model is; dx (F32
+  /// [T, d], zeroed by the caller) undefined = loss only.
+  void head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
+            const Tensor& losses);
 
   LlamaConfig config_;
   Recipe recipe_;  // with high_precision in the activations' precision
@@ -158,6 +168,8 @@ class Llama {
   Recompute recompute_ = Recompute::None;
   StepProfile* profile_ = nullptr;
   OperandObserver observer_;
+  std::unique_ptr<WorkGraphs> graphs_;  // where they are wanted
+  Staging tokens_sent_, targets_sent_, losses_read_;
   OwnedTensor values_;
   OwnedTensor grads_;
   OwnedTensor half_values_;   // F16, of linear layers

@@ -8,6 +8,7 @@
 
 #include "nibble/model/llama.h"
 #include "nibble/model/operand_memory.h"
+#include "nibble/quant/requantize.h"
 
 namespace nibble {
 
@@ -133,8 +134,9 @@ class StepWalk {
       if (l[Operand::FpropW].quant.rounding == Rounding::Reference) weights_.take(4 * elements);
     }
     if (l[Operand::DgradW].source != OperandSource::Fprop && l.w_is_constant()) {
-      quantise(weights_, operand(l[Operand::DgradW].quant, l.outputs, l.inputs, DType::F32));
-      if (l[Operand::DgradW].source == OperandSource::Requantise) arena_.touch((half() ? 8 : 4) * elements);
+      const OperandMemory w = own_dgrad_w(l);
+      quantise(weights_, w);
+      arena_.touch((half() ? 4 : 0) * elements + w.copy);
     }
     if (l[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) weights_.take(2 * elements);
     if (measured_ && has_scale(l[Operand::FpropW].quant.element)) {
@@ -152,8 +154,8 @@ class StepWalk {
     const double stream = per_token(4.0 * static_cast<double>(m_.width));
     const std::int64_t kept_from = q_.recompute == Recompute::Block ? m_.layers - 1 : 0;
     const bool keep_inputs = q_.recompute != Recompute::BlockParts;
-    if (gpu()) arena_.take(per_token(4));
-    arena_.take(2 * stream);  // the embedding and the gradient of the stream
+    arena_.take(per_token(gpu() ? 12 : 4));  // losses and, elsewhere than the batch, tokens and targets
+    arena_.take(2 * stream);                 // the embedding and the gradient of the stream
     std::vector<double> marks;
     for (std::int64_t b = 0; b < m_.layers; ++b) {
       arena_.take(stream);
@@ -212,7 +214,22 @@ class StepWalk {
   }
   OperandMemory dgrad_w(const Layer& l) const {
     if (l[Operand::DgradW].source == OperandSource::Fprop) return fprop_w(l);
-    return operand(l[Operand::DgradW].quant, l.outputs, l.inputs, DType::F32);
+    return own_dgrad_w(l);
+  }
+  OperandMemory own_dgrad_w(const Layer& l) const {
+    const QTensor stored = operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32, false, false).form;
+    return from_fprop(l, Operand::DgradW, stored, operand(l[Operand::DgradW].quant, l.outputs, l.inputs, DType::F32));
+  }
+  /// With the values of what fprop stored where they are written out.
+  OperandMemory from_fprop(const Layer& l, Operand which, const QTensor& stored, OperandMemory own) const {
+    if (l[which].source != OperandSource::Requantise) return own;
+    const bool whole = which != Operand::DgradW || l.outliers() == 0;  // no channels to be put back
+    if (!measured_ && whole && requantizes_codes(stored, l[which].quant, q_.device)) {
+      own.scratch = 0;
+    } else {
+      own.copy = 4 * product_of(stored.rows, stored.cols);
+    }
+    return own;
   }
 
   void linear_forward(const Layer& l, bool product, bool addend) {
@@ -226,6 +243,10 @@ class StepWalk {
     const LedgerScope scope(arena_);
     if (measured_ && addend) arena_.take(4 * product_of(measured_rows(tokens_, kMeasuredTokens), l.outputs));
     arena_.touch(product_scratch({x.form}, {fprop_w(l).form}, q_.device));
+    const Clamp& clamp = l[Operand::FpropX].quant.clamp;
+    if (clamp.residual == ResidualMode::Sparse) {
+      arena_.touch(spmm_fprop_scratch(clamp, tokens_, l.inputs, q_.device));
+    }
     if (measured_) measured_product(measured_rows(tokens_, kMeasuredTokens), l.outputs, l.inputs, DType::BF16);
   }
 
@@ -236,13 +257,21 @@ class StepWalk {
     if (narrow()) arena_.take(4 * product_of(l.outputs, l.inputs));
     const auto call_w = dgrad_w(l);
     if (l[Operand::DgradW].source != OperandSource::Fprop && !l.w_is_constant()) {
-      if (l[Operand::DgradW].source == OperandSource::Requantise) arena_.take(4 * product_of(l.outputs, l.inputs));
+      arena_.take(call_w.copy);
       quantise(arena_, call_w);
     }
     const OperandSpec& in_dgrad = l[Operand::DgradDy];
     const OperandSpec& in_wgrad = l[Operand::WgradDy];
     const OperandMemory dy = operand(in_dgrad.quant, tokens_, l.outputs, l.dy, in_dgrad.fold_partner_scales);
+    const OperandMemory own = operand(in_wgrad.quant, tokens_, l.outputs, l.dy, in_wgrad.fold_partner_scales);
+    const bool reuses_x = l[Operand::WgradX].source == OperandSource::Fprop;
+    const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
+                        !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
+                        !in_dgrad.quant.hadamard.enabled();
+    const bool pair =
+        !shared && in_wgrad.samples == 1 && (!in_wgrad.fold_partner_scales || reuses_x) && dy.kept > 0 && own.kept > 0;
     quantise(arena_, dy);
+    if (pair) quantise(arena_, own);
     const bool masked = l[Operand::FpropX].quant.trust_mask;
     const double dx = 4 * product_of(tokens_, l.inputs);
     if (l.rotated() && (l.from_fprop(Operand::DgradW) || masked)) arena_.take(dx);
@@ -253,37 +282,30 @@ class StepWalk {
     if (reuses_w && l.outliers() > 0) arena_.take(4 * product_of(tokens_, l.outliers()));
     if (measured_) measured_product(measured_rows(tokens_, kMeasuredTokens), l.inputs, l.outputs, l.dy);
 
-    const bool reuses_x = l[Operand::WgradX].source == OperandSource::Fprop;
     OperandMemory x = fprop_x(l);
     if (!reuses_x) {
       const bool again = l[Operand::WgradX].source == OperandSource::Requantise;
-      if (again) arena_.take(4 * product_of(tokens_, l.inputs));
       if (!again && l.outliers() > 0) arena_.take(2 * product_of(tokens_, l.inputs));
-      x = operand(l[Operand::WgradX].quant, tokens_, l.inputs, again ? DType::F32 : DType::BF16);
+      x = from_fprop(l, Operand::WgradX, x.form,
+                     operand(l[Operand::WgradX].quant, tokens_, l.inputs, again ? DType::F32 : DType::BF16));
+      arena_.take(x.copy);
       quantise(arena_, x);
     }
     const bool w_masked = l[Operand::FpropW].quant.trust_mask;
     const bool rotate_back = l.rotated() && (l.from_fprop(Operand::WgradX) || dge || w_masked);
     const double dw = 4 * product_of(l.outputs, l.inputs);
     if (q_.several_passes && (dge || w_masked || rotate_back)) arena_.take(dw);
-    const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
-                        !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
-                        !in_dgrad.quant.hadamard.enabled();
     {
       const LedgerScope sample(arena_);
-      OperandMemory own = dy;
-      if (!shared) {
-        own = operand(in_wgrad.quant, tokens_, l.outputs, l.dy, in_wgrad.fold_partner_scales);
-        quantise(arena_, own);
-      }
+      if (!shared && !pair) quantise(arena_, own);
       arena_.touch(product_scratch(
-          {own.form, !in_wgrad.quant.transposed},
+          {shared ? dy.form : own.form, !in_wgrad.quant.transposed},
           {x.form, reuses_x || !l[Operand::WgradX].quant.transposed, in_wgrad.fold_partner_scales}, q_.device));
     }
     if (dge && l.rotated()) arena_.take(dw);
     const Clamp& clamp = l[Operand::FpropX].quant.clamp;
     if (clamp.residual == ResidualMode::Sparse && l.recipe.residual_in_wgrad) {
-      arena_.touch(16 * (1 - clamp.alpha) * product_of(tokens_, l.inputs) + 68 * static_cast<double>(l.inputs));
+      arena_.touch(spmm_wgrad_scratch(clamp, tokens_, l.inputs, l.outputs, l.dy, q_.device));
     }
     if (l.outliers() > 0) {
       QuantSpec spec = l.recipe.outlier_channels.quant;
@@ -360,7 +382,7 @@ class StepWalk {
     const LedgerScope scope(arena_);
     const auto d = static_cast<double>(m_.width);
     arena_.take(per_token(2 * d));
-    arena_.take(per_token(gpu() ? 12 : 8));
+    arena_.take(per_token(4));
     const std::int64_t chunk = std::min(head_rows(q_.device), tokens_);
     arena_.take(6 * product_of(chunk, m_.vocab));
     arena_.take(per_token(2 * d));

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "nibble/ops/machine.h"
+#include "nibble/ops/spmm.h"
 
 namespace nibble {
 
@@ -38,6 +39,11 @@ double outside(double alpha, std::int64_t n) {
   const auto low = static_cast<std::int64_t>((1.0 - alpha) * static_cast<double>(n));
   const auto high = static_cast<std::int64_t>(alpha * static_cast<double>(n));
   return static_cast<double>(low + n - 1 - high);
+}
+
+/// Of X [rows, cols].
+double residual_entries(const Clamp& clamp, std::int64_t rows, std::int64_t cols) {
+  return clamp.per_row ? static_cast<double>(rows) * outside(clamp.alpha, cols) : outside(clamp.alpha, rows * cols);
 }
 
 /// How a GPU stores E2M1 codes that are multiplied and nothing else: NVFP4 decoded to BF16, codes under one scale a row
@@ -95,8 +101,7 @@ OperandMemory operand_memory(const QuantSpec& spec, std::int64_t rows, std::int6
   if (spec.trust_mask) q.mask = shape(DType::U8, {q.rows, (q.cols + 7) / 8}, device);
   m.kept += bytes(q.codes) + bytes(q.scales) + bytes(q.outer_scales) + bytes(q.mask);
   if (spec.clamp.enabled() && spec.clamp.residual == ResidualMode::Sparse) {
-    const double entries = spec.clamp.per_row ? static_cast<double>(q.rows) * outside(spec.clamp.alpha, q.cols)
-                                              : outside(spec.clamp.alpha, q.rows * q.cols);
+    const double entries = residual_entries(spec.clamp, q.rows, q.cols);
     m.kept += 8 * entries + 4 * static_cast<double>(q.rows + 1);
     // Rows are written apart and then moved together. Under the bounds of a whole tensor one row holds more than
     // others.
@@ -167,8 +172,11 @@ double cpu_scratch(const GemmOperand& a, const GemmOperand& b, double m, double 
 double gpu_scratch(const GemmOperand& a, const GemmOperand& b) {
   const auto outer_scales = [](const GemmOperand& x) {
     if (!has_scale(x.matrix.element)) return false;
-    const bool mxfp4 = x.matrix.scale_format == ScaleFormat::E8M0 && !x.transposed;  // exact in FP8 row by row
-    return mxfp4 || !inner_scales(x);
+    const QTensor& q = x.matrix;
+    const bool mxfp4 = q.scale_format == ScaleFormat::E8M0 && !x.transposed;  // exact in FP8 row by row
+    const bool blocks128 = q.scale_format == ScaleFormat::F32 && !x.transposed && q.cols % 128 == 0 &&
+                           q.granularity == Granularity::block(1, 128);
+    return mxfp4 || blocks128 || !inner_scales(x);
   };
   const bool fp8 = outer_scales(a) && outer_scales(b);
   const bool f32 = a.matrix.element == ElementFormat::F32 || b.matrix.element == ElementFormat::F32;
@@ -193,6 +201,30 @@ double product_scratch(const GemmOperand& a, const GemmOperand& b, Device device
   if (device == Device::Cuda) return gpu_scratch(a, b);
   return cpu_scratch(a, b, static_cast<double>(outer_extent(a)), static_cast<double>(outer_extent(b)),
                      static_cast<double>(inner_extent(a)));
+}
+
+namespace {
+
+/// The residual as a dense BF16 matrix, where a GPU multiplies it so.
+double dense_residual(const Clamp& clamp, std::int64_t rows, std::int64_t cols, Device device) {
+  const bool dense = device == Device::Cuda && is_dense_residual(residual_entries(clamp, rows, cols), rows, cols);
+  return dense ? 2 * static_cast<double>(rows * cols) : 0;
+}
+
+}  // namespace
+
+double spmm_fprop_scratch(const Clamp& clamp, std::int64_t rows, std::int64_t cols, Device device) {
+  return dense_residual(clamp, rows, cols, device);
+}
+
+double spmm_wgrad_scratch(const Clamp& clamp, std::int64_t rows, std::int64_t cols, std::int64_t outputs, DType dy,
+                          Device device) {
+  // The entries by column, with a counter for each column and run of rows.
+  const double runs = device == Device::Cuda ? std::ceil(static_cast<double>(rows) / 16) + 1 : 16;
+  const double by_column = 8 * residual_entries(clamp, rows, cols) + 4 * (runs + 1) * static_cast<double>(cols);
+  double dense = dense_residual(clamp, rows, cols, device);
+  if (dense > 0 && dy == DType::F32) dense += 4 * static_cast<double>(rows * outputs);
+  return std::max(by_column, dense);
 }
 
 }  // namespace nibble

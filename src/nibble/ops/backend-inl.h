@@ -32,7 +32,7 @@ void rope_tables(float theta, const Tensor& cos, const Tensor& sin);
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
 void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
 
-void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y);
+void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena& scratch);
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch);
 void transpose(const Tensor& from, const Tensor& to);
 

@@ -137,11 +137,15 @@ const char* gemm_path_name(GemmPath path) {
 namespace {
 
 std::atomic<MxProducts> mx_products_setting{MxProducts::Fp8};
+std::atomic<Fp8Accumulation> fp8_accumulation_setting{Fp8Accumulation::F32};
 
 }  // namespace
 
 void set_mx_products(MxProducts products) { mx_products_setting = products; }
 MxProducts mx_products() { return mx_products_setting; }
+
+void set_fp8_accumulation(Fp8Accumulation accumulation) { fp8_accumulation_setting = accumulation; }
+Fp8Accumulation fp8_accumulation() { return fp8_accumulation_setting; }
 
 MxRowCount mx_row_count(Device device) { return (device == Device::Cuda ? cuda::mx_row_count : cpu::mx_row_count)(); }
 
@@ -218,13 +222,13 @@ void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads
   (gpu ? cuda::rope_backward : cpu::rope_backward)(dqkv, heads, kv_heads, cos, sin);
 }
 
-void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
-  const bool gpu = on_gpu("spmm_fprop", y, residual.row_begin, w_transposed);
+void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena& scratch) {
+  const bool gpu = on_gpu("spmm_fprop", scratch, y, residual.row_begin, w_transposed);
   require(residual.defined(), "spmm_fprop: no residual");
   require(y.dims() == 2, "spmm_fprop: Y is {}", to_string(y));
   require_matrix(w_transposed, residual.cols, y.dim(1), "W^T");
   require_matrix(y, residual.rows, y.dim(1), "Y");
-  (gpu ? cuda::spmm_fprop : cpu::spmm_fprop)(residual, w_transposed, y);
+  (gpu ? cuda::spmm_fprop : cpu::spmm_fprop)(residual, w_transposed, y, scratch);
 }
 
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch) {

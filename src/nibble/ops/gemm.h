@@ -29,7 +29,7 @@ enum class GemmPath : std::uint8_t {
   Int8Block,  ///< four-bit codes as int8, an exact int32 sum a block of the contraction, scaled and added in F32
   Bf16,       ///< operands exact in BF16, BF16 dot-product instructions, F32 accumulation
   F32,        ///< operands decoded to F32, F32 accumulation
-  Fp8,        ///< GPU: operands exact in FP8 with scales outside the contraction, or MXFP4; FP8 tensor cores
+  Fp8,        ///< GPU: operands exact in FP8, scales outside the contraction or for 128 elements of it, or MXFP4
   Native,     ///< GPU: NVFP4 or MXFP4 as stored, block-scaled FP4 tensor cores (ops/native.h), after a self-test
 };
 /// "int8", "int8 by block", "bf16", "f32", "fp8", "native".
@@ -86,6 +86,17 @@ enum class MxProducts : std::uint8_t { Fp8, Bf16 };
 /// For this process, from the next product on; Fp8 unless set.
 void set_mx_products(MxProducts products);
 MxProducts mx_products();
+
+/// Where FP8 tensor cores keep the sums of a product on GemmPath::Fp8 (MXFP4's apart, which are F32's always).
+///
+///   F32   F32, to which the accumulators' sum of each stretch of 128 products is added
+///   Fast  in the accumulators over the whole contraction (cuBLASLt's fast accumulation): 14 bits, so each partial sum
+///         loses up to 2^-13 of itself. FP4 by FP4 stays exact while |sum| < 2^11 (multiples of 1/4), which sums of
+///         normal values over 8192 keep; sums of one sign do not. 1.1 to 1.5 times as fast
+enum class Fp8Accumulation : std::uint8_t { F32, Fast };
+/// For this process, from the next product on; F32 unless set.
+void set_fp8_accumulation(Fp8Accumulation accumulation);
+Fp8Accumulation fp8_accumulation();
 
 /// Rows of MXFP4 operands that went through Fp8 on a device since the process began, counted in every product that
 /// they were part of, and how many of them were multiplied by block. Waits for the device.

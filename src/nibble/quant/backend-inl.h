@@ -1,6 +1,10 @@
 // The functions of the quant room that every backend defines; backend.h includes this file once in each namespace.
 
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
+QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                            const QuantizeContext& in_b, Arena& arena);
+AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                   const QuantizeContext& in_b, Arena& arena);
 void dequantize(const QTensor& q, const Tensor& out);
 QuantQuality measure_quality(const Tensor& x, const QTensor& q, const QuantSpec& spec, const QuantizeContext& context,
                              Arena& scratch);

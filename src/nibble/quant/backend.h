@@ -11,4 +11,7 @@ namespace nibble::cpu {
 
 namespace nibble::cuda {
 #include "nibble/quant/backend-inl.h"  // NOLINT(readability-duplicate-include): once in each namespace
+
+/// What `requantize` (quant/requantize.h) does where requantizes_codes says so: on a GPU alone.
+QTensor requantize_codes(const QTensor& q, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
 }  // namespace nibble::cuda

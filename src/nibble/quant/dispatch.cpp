@@ -13,6 +13,16 @@ QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& 
   return on_gpu(x) ? cuda::quantize(x, spec, context, arena) : cpu::quantize(x, spec, context, arena);
 }
 
+QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                            const QuantizeContext& in_b, Arena& arena) {
+  return on_gpu(x) ? cuda::quantize_pair(x, a, in_a, b, in_b, arena) : cpu::quantize_pair(x, a, in_a, b, in_b, arena);
+}
+
+AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                   const QuantizeContext& in_b, Arena& arena) {
+  return on_gpu(x) ? cuda::amax_pair(x, a, in_a, b, in_b, arena) : cpu::amax_pair(x, a, in_a, b, in_b, arena);
+}
+
 void dequantize(const QTensor& q, const Tensor& out) {
   return on_gpu(out) ? cuda::dequantize(q, out) : cpu::dequantize(q, out);
 }

@@ -29,6 +29,9 @@ struct QuantizeContext {
   /// Nvfp4 as BF16 elements that hold code times block scale and lack tensor_scale and device_scale, which the product
   /// applies; and a matrix under one scale a column as its transpose (QTensor::turned).
   bool for_product = false;
+  /// The largest magnitude of y, where the caller knows it from amax_pair with the same x, spec and context: a GPU's
+  /// quantiser under one Nvfp4 scale of the tensor then needs no pass of its own for it. The CPU does not read it.
+  Tensor amax;
 };
 
 /// Q(x) for x [rows, cols] of F32 or BF16, codes and scales allocated from `arena`.
@@ -59,6 +62,25 @@ struct QuantizeContext {
 /// says) and are not detected here. Codes and scales of a finite input are finite; a decoded value can overflow only
 /// where x rounds up to 2^128.
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
+
+struct QuantizedPair {
+  QTensor first, second;
+};
+/// { quantize(x, a, in_a, arena), quantize(x, b, in_b, arena) }, bit for bit. A GPU shares passes over x: for FP8
+/// elements under an Absmax scale a row (a, with a col_fold or none) and a column (b, for_product, with a row_fold
+/// where a has its fold), and where amax_pair finds what both ask for.
+QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                            const QuantizeContext& in_b, Arena& arena);
+
+/// The amax of y by each of two specs, I32 [1] on a GPU that holds the bits of a float.
+struct AmaxPair {
+  Tensor first, second;
+};
+/// Both by one pass over x, on a GPU, where both specs have Nvfp4 under one scale of the tensor, a blocks of x's rows
+/// or squares as they are, b those of its transpose, rotated or not; without folds and clamps. Elsewhere both are
+/// undefined, and each call of quantize finds its own. The signs of both contexts count, their random numbers do not.
+AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                   const QuantizeContext& in_b, Arena& arena);
 
 /// out[r, c] = value (plus residual where there is one), still transposed and rotated; out is F32 or BF16 [rows, cols].
 void dequantize(const QTensor& q, const Tensor& out);

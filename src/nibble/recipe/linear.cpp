@@ -10,6 +10,17 @@
 
 namespace nibble {
 
+namespace {
+
+/// Whether X itself is what the spec asks for.
+bool serves_as_it_is(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context) {
+  return ((spec.element == ElementFormat::BF16 && x.dtype() == DType::BF16) ||
+          (spec.element == ElementFormat::F32 && x.dtype() == DType::F32)) &&
+         !spec.transposed && !spec.hadamard.enabled() && !context.col_fold.defined() && !context.row_fold.defined();
+}
+
+}  // namespace
+
 Linear::Linear(std::string name, std::uint32_t id, const Recipe& recipe, std::int64_t block, std::int64_t blocks)
     : name_(std::move(name)),
       id_(id),
@@ -25,17 +36,17 @@ Linear::Linear(std::string name, std::uint32_t id, const Recipe& recipe, std::in
 QTensor Linear::quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
                          StepProfile* profile) {
   const QuantSpec& spec = (*recipe_)[operand].quant;
-  const bool as_it_is = ((spec.element == ElementFormat::BF16 && x.dtype() == DType::BF16) ||
-                         (spec.element == ElementFormat::F32 && x.dtype() == DType::F32)) &&
-                        !spec.transposed && !spec.hadamard.enabled() && !context.col_fold.defined() &&
-                        !context.row_fold.defined();
-  QTensor q = as_it_is ? QTensor::view(x) : timed(profile, "quantise", quantize, x, spec, context, arena);
-  if (measure) {
-    const ArenaScope scope(arena);
-    quality_[static_cast<std::size_t>(operand)].merge(
-        timed(profile, "measure", nibble::measure_quality, x, q, spec, context, arena));
-  }
+  QTensor q = serves_as_it_is(x, spec, context) ? QTensor::view(x)
+                                                : timed(profile, "quantise", quantize, x, spec, context, arena);
+  if (measure) measure_operand(operand, x, q, context, arena, profile);
   return q;
+}
+
+void Linear::measure_operand(Operand operand, const Tensor& x, const QTensor& q, const QuantizeContext& context,
+                             Arena& arena, StepProfile* profile) {
+  const ArenaScope scope(arena);
+  quality_[static_cast<std::size_t>(operand)].merge(
+      timed(profile, "measure", nibble::measure_quality, x, q, (*recipe_)[operand].quant, context, arena));
 }
 
 void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
@@ -78,7 +89,8 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& ad
   context.col_fold = other_channels_;
   context.for_product = !pass.measure_quality && (*recipe_)[Operand::WgradX].source != OperandSource::Requantise;
   const bool measure = pass.measure_quality && !pass.again;
-  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, measure, pass.profile), x, {}};
+  const Tensor wgrad_amax = find_amaxes(x, context, pass);
+  Saved saved{quantise(Operand::FpropX, x, context, pass.arena, measure, pass.profile), x, {}, wgrad_amax};
   const bool outliers = outlier_w_.codes.defined();
   if (outliers) {
     const Tensor channels = pass.arena.allocate(x.dtype(), {x.rows(), outlier_w_.cols});
@@ -104,7 +116,7 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& ad
     timed(pass.profile, "gemm fprop", gemm, left, right, y, Accumulate::Overwrite, pass.arena);
   }
   if (saved.x.residual.defined()) {
-    timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y);
+    timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y, pass.arena);
   }
   if (outliers) {
     timed(pass.profile, "outliers fprop", gemm, GemmOperand{saved.outliers}, GemmOperand{outlier_w_}, y,
@@ -118,25 +130,50 @@ void Linear::backward(const Tensor& dy, const Saved& saved, const Tensor& dx, co
                       const PassContext& pass) {
   const ArenaScope scope(pass.arena);
   if (pass.observer != nullptr) (*pass.observer)(*this, Operand::DgradDy, dy);
-  // One quantised dY serves both products when nothing in their specs tells them apart.
+  QuantizedPair q;
+  dgrad(dy, saved, dx, pass, &q);
+  wgrad(dy, q.second, saved, dw, pass);
+  outliers_.observe(saved.source, pass.step);
+}
+
+// One quantised dY serves both products when nothing in their specs tells them apart. Two are made together unless
+// wgrad's takes several samples or scales of an X that is not quantised yet.
+QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved,
+                                        const PassContext& pass) {
   const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradDy];
   const OperandSpec& in_wgrad = (*recipe_)[Operand::WgradDy];
+  QuantizeContext rows = token_context(Operand::DgradDy, dy, pass);
+  if (in_dgrad.fold_partner_scales) rows.col_fold = w.scales.reshape({w.rows});
+  rows.for_product = !pass.measure_quality;
+
   const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
                       !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
                       !in_dgrad.quant.hadamard.enabled();
-  QTensor q;
-  dgrad(dy, saved, dx, pass, &q);
+  const bool has_folds = !in_wgrad.fold_partner_scales || (*recipe_)[Operand::WgradX].source == OperandSource::Fprop;
+  const bool together = !shared && in_wgrad.samples == 1 && has_folds && !serves_as_it_is(dy, in_dgrad.quant, rows);
+  if (together) {
+    const QuantizeContext columns = wgrad_gradient_context(dy, saved.x, pass, 0);
+    if (!serves_as_it_is(dy, in_wgrad.quant, columns)) {
+      const QuantizedPair q =
+          timed(pass.profile, "quantise", quantize_pair, dy, in_dgrad.quant, rows, in_wgrad.quant, columns, pass.arena);
+      if (pass.measure_quality) {
+        measure_operand(Operand::DgradDy, dy, q.first, rows, pass.arena, pass.profile);
+        measure_operand(Operand::WgradDy, dy, q.second, columns, pass.arena, pass.profile);
+      }
+      return q;
+    }
+  }
+  const QTensor q = quantise(Operand::DgradDy, dy, rows, pass.arena, pass.measure_quality, pass.profile);
   if (shared && pass.measure_quality) {
     quality_[static_cast<std::size_t>(Operand::WgradDy)] = quality_[static_cast<std::size_t>(Operand::DgradDy)];
   }
-  wgrad(dy, shared ? &q : nullptr, saved, dw, pass);
-  outliers_.observe(saved.source, pass.step);
+  return {q, shared ? q : QTensor{}};
 }
 
 // dX = Q(dY) Q(W), contraction over N. Where the scales of W (one per output channel) were folded into dY, only the
 // codes of W are multiplied. If Q(W) is in fprop's basis, so is the product: the trust mask of X acts there, and then
 // it is rotated back.
-void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QTensor* dy_out) {
+void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q) {
   const OperandSpec& spec = (*recipe_)[Operand::DgradW];
   const bool reuses = spec.source == OperandSource::Fprop;
   const bool fold = (*recipe_)[Operand::DgradDy].fold_partner_scales;
@@ -145,16 +182,13 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
           ? QTensor{}
           : quantise_dgrad_weight(pass.seed, pass.first_token, pass.arena, pass.arena, pass.measure_quality);
   const QTensor& w = reuses ? fprop_w_ : dgrad_w_.codes.defined() ? dgrad_w_ : own_w;
-  QuantizeContext context = token_context(Operand::DgradDy, dy, pass);
-  if (fold) context.col_fold = w.scales.reshape({w.rows});
-  context.for_product = !pass.measure_quality;
-  *dy_out = quantise(Operand::DgradDy, dy, context, pass.arena, pass.measure_quality, pass.profile);
+  *q = quantise_gradient(dy, w, saved, pass);
 
   const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
   const bool masked = saved.x.mask.defined();
   const bool apart = in_basis || (basis().enabled() && masked);
   const Tensor product = apart ? pass.arena.allocate(DType::F32, {dx.rows(), dx.cols()}) : dx;
-  const GemmOperand left{*dy_out, dy_out->turned};
+  const GemmOperand left{q->first, q->first.turned};
   const GemmOperand right{w, /*transposed=*/reuses || !spec.quant.transposed, /*scales_folded=*/fold};
   paths_[1] = gemm_path(left, right);
   timed(pass.profile, "gemm dgrad", gemm, left, right, product, Accumulate::Overwrite, pass.arena);
@@ -175,19 +209,14 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
 
 // dW = Q(dY)^T Q(X), contraction over T, then through the rounding of W (estimator, trust mask, both in fprop's basis)
 // and out of that basis; plus dY^T residual, plus the product of the outlier channels.
-void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& saved, const Tensor& dw,
+void Linear::wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved, const Tensor& dw,
                    const PassContext& pass) {
   const OperandSpec& spec_x = (*recipe_)[Operand::WgradX];
   const OperandSpec& spec_dy = (*recipe_)[Operand::WgradDy];
   const bool reuses = spec_x.source == OperandSource::Fprop;
   const bool fold = spec_dy.fold_partner_scales;
   QTensor own_x;
-  if (!reuses) {
-    const Tensor source = wgrad_source(saved, pass.arena);
-    QuantizeContext context = token_context(Operand::WgradX, source, pass);
-    context.for_product = !pass.measure_quality;
-    own_x = quantise(Operand::WgradX, source, context, pass.arena, pass.measure_quality, pass.profile);
-  }
+  if (!reuses) own_x = quantise_wgrad_x(saved, pass);
   const QTensor& x = reuses ? saved.x : own_x;
   const bool by_tokens = (reuses || !spec_x.quant.transposed) != x.turned;
   const GemmOperand right{x, /*transposed=*/by_tokens, /*scales_folded=*/fold};
@@ -202,14 +231,12 @@ void Linear::wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& save
   for (int sample = 0; sample < spec_dy.samples; ++sample) {
     const ArenaScope scope(pass.arena);
     QTensor own_dy;
-    if (shared_dy == nullptr) {
-      QuantizeContext context = token_context(Operand::WgradDy, dy, pass, static_cast<std::uint32_t>(sample));
-      if (fold) context.row_fold = x.scales.reshape({x.turned ? x.cols : x.rows});
-      context.for_product = !pass.measure_quality;
+    if (!ready_dy.codes.defined()) {
+      const QuantizeContext context = wgrad_gradient_context(dy, x, pass, static_cast<std::uint32_t>(sample));
       own_dy = quantise(Operand::WgradDy, dy, context, pass.arena, pass.measure_quality && sample == 0, pass.profile);
       own_dy.tensor_scale /= static_cast<float>(spec_dy.samples);
     }
-    const QTensor& q = shared_dy != nullptr ? *shared_dy : own_dy;
+    const QTensor& q = ready_dy.codes.defined() ? ready_dy : own_dy;
     const GemmOperand left{q, /*transposed=*/spec_dy.quant.transposed == q.turned};
     const bool overwrite = sample == 0 && (apart || pass.first_micro_batch);
     paths_[2] = gemm_path(left, right);

@@ -48,6 +48,8 @@ struct PassContext {
   std::int64_t tokens_per_step = 0;
   /// A forward that is computed again for its backward: it has been measured and observed already.
   bool again = false;
+  /// No backward follows: a forward finds nothing for it.
+  bool inference = false;
 };
 
 class Linear {
@@ -71,9 +73,10 @@ class Linear {
 
   /// What backward needs of forward.
   struct Saved {
-    QTensor x;         ///< fprop.x as quantised (with its residual)
-    Tensor source;     ///< X as given, for recipes that quantise it again in wgrad and for measurements
-    QTensor outliers;  ///< the outlier channels of X, where some are chosen
+    QTensor x;          ///< fprop.x as quantised (with its residual)
+    Tensor source;      ///< X as given, for recipes that quantise it again in wgrad and for measurements
+    QTensor outliers;   ///< the outlier channels of X, where some are chosen
+    Tensor wgrad_amax;  ///< QuantizeContext::amax of X in wgrad, where the pass over X that fprop needs found it, too
   };
 
   /// y [T, N] = addend + X W^T; x [T, K] in F32 or BF16. The addend is of y's shape and dtype and may be y; undefined
@@ -113,8 +116,11 @@ class Linear {
   // linear.cpp: the products
   QTensor quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
                    StepProfile* profile);
-  void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QTensor* dy_out);
-  void wgrad(const Tensor& dy, const QTensor* shared_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);
+  void measure_operand(Operand operand, const Tensor& x, const QTensor& q, const QuantizeContext& context, Arena& arena,
+                       StepProfile* profile);
+  QuantizedPair quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved, const PassContext& pass);
+  void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q);
+  void wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);
 
   // linear_operands.cpp: what the operands are quantised from, and by which random numbers
   bool from_fprop(Operand operand) const { return (*recipe_)[operand].source != OperandSource::HighPrecision; }
@@ -124,6 +130,9 @@ class Linear {
                                 const PassContext& pass) const;
   QuantizeContext token_context(Operand operand, const Tensor& x, const PassContext& pass,
                                 std::uint32_t sample = 0) const;
+  QuantizeContext wgrad_gradient_context(const Tensor& dy, const QTensor& x, const PassContext& pass,
+                                         std::uint32_t sample) const;
+  Tensor find_amaxes(const Tensor& x, QuantizeContext& fprop, const PassContext& pass) const;
   bool codes_are_only_multiplied() const;
   QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure);
   QTensor quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
@@ -135,6 +144,7 @@ class Linear {
   Tensor in_basis_of_fprop(const Tensor& w, Arena& arena) const;
   bool splits_outliers(const Saved& saved) const;
   Tensor wgrad_source(const Saved& saved, Arena& arena) const;
+  QTensor quantise_wgrad_x(const Saved& saved, const PassContext& pass);
   Tensor outlier_source(const Saved& saved, Arena& arena) const;
 
   // linear_state.cpp: what lasts from step to step

@@ -1,20 +1,12 @@
 // What a Linear's operands are quantised from, and by which random numbers.
 #include "nibble/quant/hadamard.h"
+#include "nibble/quant/requantize.h"
 #include "nibble/recipe/columns.h"
 #include "nibble/recipe/linear.h"
 
 namespace nibble {
 
 namespace {
-
-/// The values that q stores, without the residual of its clamp.
-Tensor stored_values(const QTensor& q, Arena& arena) {
-  const Tensor values = arena.allocate(DType::F32, {q.rows, q.cols});
-  QTensor bare = q;
-  bare.residual = {};
-  dequantize(bare, values);
-  return values;
-}
 
 Product product_of(Operand operand) { return static_cast<Product>(static_cast<std::uint8_t>(operand) / 2); }
 
@@ -44,6 +36,34 @@ QuantizeContext Linear::token_context(Operand operand, const Tensor& x, const Pa
                                       std::uint32_t sample) const {
   return token_context(operand_stream(pass.seed, pass.step, id_, operand, sample), (*recipe_)[operand].quant,
                        product_of(operand), x, pass);
+}
+
+// `x` is wgrad's other operand, whose scales (one per token) may be folded in.
+QuantizeContext Linear::wgrad_gradient_context(const Tensor& dy, const QTensor& x, const PassContext& pass,
+                                               std::uint32_t sample) const {
+  QuantizeContext context = token_context(Operand::WgradDy, dy, pass, sample);
+  if ((*recipe_)[Operand::WgradDy].fold_partner_scales) {
+    context.row_fold = x.scales.reshape({x.turned ? x.cols : x.rows});
+  }
+  context.for_product = !pass.measure_quality;
+  return context;
+}
+
+// The amax that fprop's quantiser wants, into its context, and the one that wgrad's will want of the same X, where one
+// pass finds both.
+Tensor Linear::find_amaxes(const Tensor& x, QuantizeContext& fprop, const PassContext& pass) const {
+  const OperandSpec& in_wgrad = (*recipe_)[Operand::WgradX];
+  const QuantSpec& in_fprop = (*recipe_)[Operand::FpropX].quant;
+  const bool wanted = !pass.inference && in_wgrad.source == OperandSource::HighPrecision &&
+                      in_wgrad.quant.scale == ScaleRule::Nvfp4 && in_fprop.scale == ScaleRule::Nvfp4 &&
+                      !outlier_w_.codes.defined();
+  if (!wanted) return {};
+  QuantizeContext wgrad;
+  wgrad.signs = sign_stream(seed_, step_, id_, Product::Wgrad, in_wgrad.quant.hadamard.signs, pass.first_token);
+  const AmaxPair amax =
+      timed(pass.profile, "quantise", amax_pair, x, in_fprop, fprop, in_wgrad.quant, wgrad, pass.arena);
+  fprop.amax = amax.first;
+  return amax.second;
 }
 
 // Neither quantised again nor watched, and stored by rows, as the folds of dgrad have its scales.
@@ -79,8 +99,11 @@ QTensor Linear::quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_tok
   context.random = operand_stream(call_seed(seed, first_token), step_, id_, Operand::DgradW);
   context.signs = sign_stream(seed, step_, id_, Product::Dgrad, spec.quant.hadamard.signs, first_token);
   context.for_product = !measure && spec.quant.granularity != Granularity::per_column();
-  const Tensor source =
-      spec.source == OperandSource::Requantise ? forward_weight(fprop_w_, outlier_w_, scratch) : weight_;
+  const bool again = spec.source == OperandSource::Requantise;
+  if (again && !measure && !outlier_w_.codes.defined()) {
+    return requantize(fprop_w_, spec.quant, context, arena, scratch);
+  }
+  const Tensor source = again ? forward_weight(fprop_w_, outlier_w_, scratch) : weight_;
   return quantise(Operand::DgradW, source, context, arena, measure, nullptr);
 }
 
@@ -131,6 +154,21 @@ Tensor Linear::wgrad_source(const Saved& saved, Arena& arena) const {
   convert(saved.source, others);
   zero_columns(others, outliers_.channels());
   return others;
+}
+
+// What fprop stored is quantised as it lies, but where it is measured against its values.
+QTensor Linear::quantise_wgrad_x(const Saved& saved, const PassContext& pass) {
+  const OperandSpec& spec = (*recipe_)[Operand::WgradX];
+  const bool as_it_lies = spec.source == OperandSource::Requantise && !pass.measure_quality;
+  const Tensor source = as_it_lies ? Tensor(nullptr, DType::F32, {saved.x.rows, saved.x.cols}, saved.x.codes.device())
+                                   : wgrad_source(saved, pass.arena);
+  QuantizeContext context = token_context(Operand::WgradX, source, pass);
+  context.for_product = !pass.measure_quality;
+  context.amax = saved.wgrad_amax;
+  if (as_it_lies) {
+    return timed(pass.profile, "quantise", requantize, saved.x, spec.quant, context, pass.arena, pass.arena);
+  }
+  return quantise(Operand::WgradX, source, context, pass.arena, pass.measure_quality, pass.profile);
 }
 
 Tensor Linear::outlier_source(const Saved& saved, Arena& arena) const {

@@ -16,6 +16,8 @@ const std::vector<std::pair<const char*, std::optional<Device>>> kDevices = {
 const std::vector<std::pair<const char*, DType>> kGradients = {{"f32", DType::F32}, {"bf16", DType::BF16}};
 const std::vector<std::pair<const char*, MxProducts>> kMxProducts = {{"fp8", MxProducts::Fp8},
                                                                      {"bf16", MxProducts::Bf16}};
+const std::vector<std::pair<const char*, Fp8Accumulation>> kFp8Accumulations = {{"f32", Fp8Accumulation::F32},
+                                                                                {"fast", Fp8Accumulation::Fast}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
 
 Device found_device(std::optional<Device> wanted) {
@@ -51,6 +53,8 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.recompute = train.choice("recompute", c.recompute, kRecomputeNames);
   c.gradients = train.choice("gradients", c.gradients, kGradients);
   c.mxfp4_products = train.choice("mxfp4_products", c.mxfp4_products, kMxProducts);
+  c.fp8_accumulation = train.choice("fp8_accumulation", c.fp8_accumulation, kFp8Accumulations);
+  c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
 
@@ -119,6 +123,8 @@ device = "{}"
 recompute = "{}"
 gradients = "{}"
 mxfp4_products = "{}"
+fp8_accumulation = "{}"
+cuda_graphs = {}
 seed = {}
 
 [optimizer]
@@ -144,10 +150,10 @@ keep_checkpoints = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
-                     c.seed, name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
-                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
-                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
-                     c.keep_checkpoints) +
+                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.seed, name(kOptimizers, c.optimizer),
+                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
+                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

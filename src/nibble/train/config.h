@@ -37,7 +37,9 @@ struct TrainConfig {
   Recompute recompute = Recompute::None;
   DType gradients = DType::F32;  ///< of the weights of linear layers between a backward and the update: F32 or BF16
   MxProducts mxfp4_products = MxProducts::Fp8;  ///< which tensor cores multiply MXFP4 by MXFP4 on a GPU
-  std::uint64_t seed = 1;                       ///< of the initial weights, the data order and stochastic rounding
+  Fp8Accumulation fp8_accumulation = Fp8Accumulation::F32;
+  bool cuda_graphs = false;  ///< blocks are handed to a GPU as CUDA graphs; same bits
+  std::uint64_t seed = 1;    ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;

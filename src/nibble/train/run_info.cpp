@@ -56,7 +56,11 @@ void add_operands(const Recipe& recipe, std::size_t stage, std::size_t module, n
 
 std::string path_summary(const Llama& model, std::size_t product) {
   std::set<std::string> names;
-  for (const Linear& linear : model.linears()) names.insert(gemm_path_name(linear.paths()[product]));
+  for (const Linear& linear : model.linears()) {
+    const GemmPath path = linear.paths()[product];
+    const bool fast = path == GemmPath::Fp8 && fp8_accumulation() == Fp8Accumulation::Fast;
+    names.insert(fmt::format("{}{}", gemm_path_name(path), fast ? ", fast accumulation" : ""));
+  }
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : " + ") + name;
   return text;

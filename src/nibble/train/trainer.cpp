@@ -39,6 +39,7 @@ std::string identity(TrainConfig config, const Recipe& recipe) {
   config.keep_checkpoints = defaults.keep_checkpoints;
   config.alarms = defaults.alarms;
   config.recompute = defaults.recompute;  // gives the same bits at every level
+  config.cuda_graphs = defaults.cuda_graphs;
   return to_toml(config);
 }
 
@@ -107,6 +108,7 @@ class Trainer {
                  recipe.name);
     }
     set_mx_products(config.mxfp4_products);
+    set_fp8_accumulation(config.fp8_accumulation);
     mx_rows_before_ = mx_row_count(config.device);
     state_.data_fingerprint = hex64(loader_.shards().fingerprint());
     state_.config = to_toml(config);
@@ -115,6 +117,7 @@ class Trainer {
     tokens_.resize(tokens);
     targets_.resize(tokens);
     model_.set_recompute(config.recompute);
+    model_.set_work_graphs(config.cuda_graphs);
     model_.reserve(plan_);
   }
 

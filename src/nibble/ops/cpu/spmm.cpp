@@ -199,7 +199,7 @@ void wgrad(const CsrMatrix& residual, const Dy* dy, float* dw, std::int64_t n, A
 
 }  // namespace
 
-void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
+void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena&) {
   dispatch_float(w_transposed.dtype(), [&](auto* w) {
     dispatch_float(y.dtype(), [&](auto* out) {
       using W = std::remove_pointer_t<decltype(w)>;

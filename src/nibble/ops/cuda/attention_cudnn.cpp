@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "nibble/tensor/cuda/graph.h"
 #include "nibble/tensor/cuda/runtime.h"
 #include "nibble/tensor/device.h"
 
@@ -199,6 +200,7 @@ class Cudnn {
   }
 
   Plan build(const AttentionShape& shape, Pass pass) {
+    const Uncaptured at_once;  // kernels may be compiled and loaded
     Plan plan;
     try {
       plan.graph = describe(shape, pass);

@@ -1,4 +1,5 @@
 #include "nibble/ops/cuda/csc.h"
+#include "nibble/ops/cuda/spmm_parts.h"
 #include "nibble/tensor/cuda/runtime.h"
 
 // A counting sort by column that keeps the rows in order. Rows are cut into runs:
@@ -17,13 +18,20 @@ constexpr std::int64_t kRowsPerRun = 16;
 constexpr std::int64_t kCounters = std::int64_t{1} << 23;  ///< at most, 32 MiB
 constexpr int kSegments = 16;                              ///< of the runs, in `offsets`
 
-__global__ void count(const std::int32_t* row_begin, const std::int32_t* col, std::int64_t rows,
+template <CscValues kValues>
+__device__ float kept_value(float v) {
+  return kValues == CscValues::Low ? parts_of(v).low : v;
+}
+
+template <CscValues kValues>
+__global__ void count(const std::int32_t* row_begin, const std::int32_t* col, const float* value, std::int64_t rows,
                       std::int64_t rows_per_run, std::int64_t cols, std::int32_t* next) {
   const std::int64_t first = std::int64_t{blockIdx.x} * rows_per_run;
   const std::int32_t end = row_begin[std::min(rows, first + rows_per_run)];
   std::int32_t* counts = next + std::int64_t{blockIdx.x} * cols;
   for (std::int32_t i = row_begin[first] + static_cast<std::int32_t>(threadIdx.x); i < end;
        i += static_cast<std::int32_t>(blockDim.x)) {
+    if (kValues == CscValues::Low && kept_value<kValues>(value[i]) == 0.0f) continue;
     atomicAdd(&counts[col[i]], 1);  // integers: the order does not show
   }
 }
@@ -84,6 +92,7 @@ __global__ void scan(const std::int32_t* total, std::int64_t cols, std::int32_t*
   }
 }
 
+template <CscValues kValues>
 __global__ void place(const std::int32_t* row_begin, const std::int32_t* col, const float* value, std::int64_t rows,
                       std::int64_t rows_per_run, std::int64_t runs, std::int64_t cols, const std::int32_t* begin,
                       std::int32_t* next, std::int32_t* sorted_row, float* sorted_value) {
@@ -95,12 +104,14 @@ __global__ void place(const std::int32_t* row_begin, const std::int32_t* col, co
   for (std::int64_t r = run * rows_per_run; r < last; ++r) {
     const std::int32_t end = row_begin[r + 1];
     for (std::int32_t i = row_begin[r] + lane; i < end; i += 32) {
+      const float v = kept_value<kValues>(value[i]);
+      if (kValues == CscValues::Low && v == 0.0f) continue;
       const std::int32_t c = col[i];
       const std::int32_t n = places[c];
       places[c] = n + 1;
       const std::int32_t p = begin[c] + n;
       sorted_row[p] = static_cast<std::int32_t>(r);
-      sorted_value[p] = value[i];
+      sorted_value[p] = v;
     }
     __syncwarp();  // the next row's lanes see these places
   }
@@ -108,7 +119,8 @@ __global__ void place(const std::int32_t* row_begin, const std::int32_t* col, co
 
 }  // namespace
 
-CscMatrix by_column(const CsrMatrix& m, Arena& scratch) {
+CscMatrix by_column(const CsrMatrix& m, CscValues values, Arena& scratch) {
+  const bool low = values == CscValues::Low;
   const std::int64_t most_runs = std::max<std::int64_t>(1, kCounters / std::max<std::int64_t>(1, m.cols));
   const std::int64_t rows_per_run = std::max(kRowsPerRun, (m.rows + most_runs - 1) / most_runs);
   const std::int64_t runs = (m.rows + rows_per_run - 1) / rows_per_run;
@@ -123,15 +135,17 @@ CscMatrix by_column(const CsrMatrix& m, Arena& scratch) {
   float* sorted = scratch.allocate(DType::F32, {capacity}).data<float>();
 
   check(cudaMemsetAsync(next.raw(), 0, next.bytes(), stream()), "clearing counters");
-  count<<<static_cast<unsigned>(runs), 128, 0, stream()>>>(row_begin, col, m.rows, rows_per_run, m.cols,
-                                                           next.data<std::int32_t>());
+  auto* const count_kernel = low ? count<CscValues::Low> : count<CscValues::Whole>;
+  count_kernel<<<static_cast<unsigned>(runs), 128, 0, stream()>>>(row_begin, col, value, m.rows, rows_per_run, m.cols,
+                                                                  next.data<std::int32_t>());
   launched("count");
   offsets<<<static_cast<unsigned>((m.cols + 31) / 32), dim3(32, kSegments), 0, stream()>>>(
       runs, m.cols, next.data<std::int32_t>(), total);
   launched("offsets");
   scan<<<1, 1024, 0, stream()>>>(total, m.cols, begin);
   launched("scan");
-  place<<<static_cast<unsigned>((runs + 3) / 4), 128, 0, stream()>>>(
+  auto* const place_kernel = low ? place<CscValues::Low> : place<CscValues::Whole>;
+  place_kernel<<<static_cast<unsigned>((runs + 3) / 4), 128, 0, stream()>>>(
       row_begin, col, value, m.rows, rows_per_run, runs, m.cols, begin, next.data<std::int32_t>(), row, sorted);
   launched("place");
   return {begin, row, sorted};

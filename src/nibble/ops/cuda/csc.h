@@ -12,6 +12,9 @@ struct CscMatrix {
   const float* value = nullptr;
 };
 
-CscMatrix by_column(const CsrMatrix& m, Arena& scratch);
+/// The values as they are, or what their BF16 parts leave of them (spmm_parts.h), without the entries where that is 0.
+enum class CscValues : std::uint8_t { Whole, Low };
+
+CscMatrix by_column(const CsrMatrix& m, CscValues values, Arena& scratch);
 
 }  // namespace nibble::cuda

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "nibble/ops/cuda/blocks128.h"
 #include "nibble/ops/cuda/gemm_epilogue.h"
 #include "nibble/ops/cuda/gemm_operand.h"
 #include "nibble/ops/cuda/lt_matmul.h"
@@ -19,6 +20,8 @@
 //   numbers of the device         its scale pointers               alpha on the device
 //   one for each row, column      its outer vectors (Hopper)       F32 sums, then scale_sums
 //
+// Scales of 128 elements along the contraction go to the library as they are, for FP8 products (blocks128.h).
+//
 // MXFP4 becomes FP8 with scales of rows, less some rows, whose products are added afterwards (mx_operand.h,
 // mx_correction.h).
 //
@@ -33,11 +36,6 @@
 
 namespace nibble::cuda {
 namespace {
-
-/// Fast accumulation leaves all sums in the tensor cores' accumulators. These keep about 14 significant bits of a sum
-/// of products of FP8, too few for long sums of four-bit codes of one sign, so it stays off: the library then adds what
-/// a stretch of the contraction gave in F32.
-constexpr bool kFastAccumulation = false;
 
 /// F32 sums that wait for scale_sums at a time: most of them are still in L2 when it comes.
 constexpr std::int64_t kSumsBytes = std::int64_t{64} << 20;
@@ -60,6 +58,7 @@ bool multiply_scaled(LtProduct p, const OuterScales& s, const Tensor& c, const T
   p.add = addend.defined();
   p.addend = addend.raw();
   p.alpha = s.factor;
+  if (p.scales == LtProduct::Scales::Blocks128) return lt_matmul(p);
   if (s.rows != nullptr) {
     p.scales = LtProduct::Scales::Vector;
     p.scale_a = s.rows;
@@ -104,6 +103,7 @@ GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b) {
   const bool both_e5m2 = a.matrix.element == ElementFormat::E5M2 && b.matrix.element == ElementFormat::E5M2;
   if (exact_in_fp8(a) && exact_in_fp8(b) && !both_e5m2 && has_fp8_tensor_cores()) return GemmPath::Fp8;
   if (native_kernel(a, b)) return GemmPath::Native;
+  if (has_fp8_tensor_cores() && is_blocks128(a, b)) return GemmPath::Fp8;
   const bool anchored = mx_products() == MxProducts::Fp8 && is_mxfp4(a) && is_mxfp4(b);
   if (anchored && has_fp8_tensor_cores()) return GemmPath::Fp8;
   return exact_in_bf16(a) && exact_in_bf16(b) ? GemmPath::Bf16 : GemmPath::F32;
@@ -154,14 +154,19 @@ void product(const GemmOperand& a, const GemmOperand& b, const Tensor& addend, c
     // Zeros fill up K and N, which the library wants in sixteens.
     p.n = round_up(p.n, 16);
     p.k = round_up(p.k, 16);
-    if (has_inner_scales(a)) return multiply_mxfp4(p, a, b, addend, c, scratch);
+    if (is_mxfp4(a)) return multiply_mxfp4(p, a, b, addend, c, scratch);
   }
   const OuterScales s = outer_scales(a, b, addend.defined() ? 1.0f : 0.0f, scratch);
   switch (path) {
     case GemmPath::Fp8:
       p.a = fp8_operand(a, p.m, scratch);
       p.b = fp8_operand(b, p.n, scratch);
-      p.fast_accumulation = kFastAccumulation && is_four_bit(a.matrix.element) && is_four_bit(b.matrix.element);
+      p.fast_accumulation = fp8_accumulation() == Fp8Accumulation::Fast;
+      if (has_inner_scales(a)) {
+        p.scales = LtProduct::Scales::Blocks128;
+        p.scale_a = blocks128_scales(a, scratch);
+        p.scale_b = blocks128_scales(b, scratch);
+      }
       break;
     case GemmPath::Bf16:
       p.a = wide_operand(a, LtType::BF16, scratch);

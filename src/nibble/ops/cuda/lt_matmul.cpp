@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "nibble/ops/cuda/same_bits.h"
+#include "nibble/tensor/cuda/graph.h"
 #include "nibble/tensor/cuda/library.h"
 #include "nibble/tensor/cuda/runtime.h"
 
@@ -73,6 +74,7 @@ std::int32_t scale_mode(LtProduct::Scales scales) {
     case LtProduct::Scales::Vector: return CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     case LtProduct::Scales::Blocks16: return CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3;
     case LtProduct::Scales::Blocks32: return CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0;
+    case LtProduct::Scales::Blocks128: return CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
   }
   return CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
 }
@@ -251,6 +253,7 @@ class Lt {
   }
 
   Plan make_plan(const LtProduct& p) const {
+    const Uncaptured at_once;  // candidates are timed
     Plan plan;
     const std::vector<cublasLtMatmulAlgo_t> candidates = candidates_for(plan, p);
     if (candidates.empty()) return plan;

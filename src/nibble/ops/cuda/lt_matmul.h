@@ -19,11 +19,12 @@ struct LtMatrix {
 /// C[m, n] = beta * C[m, n] + alpha * sum_k A[m, k] * B[n, k], summed in F32.
 ///
 /// FP8 operands are not transposed, not both E5M2, and k, n, the strides and the addresses are multiples of 16 (bytes).
-/// They can have scales, F32 on the device: one for each, or [m] for A and [n] for B. E2M1 operands (Blackwell) are not
+/// They can have scales, F32 on the device: one for each, [m] for A and [n] for B, or (Hopper) one for 128 elements of
+/// k, [k / 128, m or n rounded up to 4]. E2M1 operands (Blackwell) are not
 /// transposed either, k a multiple of 32; their scales lie in tiles of 128 x 4 (ops/scale_layout.h), one for 16 (UE4M3)
 /// or 32 (E8M0) elements of k.
 struct LtProduct {
-  enum class Scales : std::uint8_t { None, Scalar, Vector, Blocks16, Blocks32 };
+  enum class Scales : std::uint8_t { None, Scalar, Vector, Blocks16, Blocks32, Blocks128 };
 
   std::int64_t m = 0, n = 0, k = 0;
   LtMatrix a, b;

@@ -1,11 +1,14 @@
 #include "nibble/ops/cuda/csc.h"
+#include "nibble/ops/cuda/spmm_dense.h"
+#include "nibble/ops/cuda/spmm_piece.cuh"
 #include "nibble/ops/spmm.h"
 #include "nibble/tensor/cuda/runtime.h"
 
-// Both products gather: row r of the result is the sum over its entries (r, i, v) of v times row i of a dense matrix,
-// W^T for fprop, dY for wgrad with the entries sorted by column. At 2 % density each row of the dense matrix is read
-// hundreds of times, more than L2 delivers in the time the additions take. So a block keeps a slab of the dense matrix,
-// 64 bytes of each of up to 1536 rows, in shared memory, and gathers from there:
+// For residuals that are not dense (those are in spmm_dense.cu). Both products gather: row r of the result is the sum
+// over its entries (r, i, v) of v times row i of a dense matrix, W^T for fprop, dY for wgrad with the entries sorted by
+// column. Each row of the dense matrix is read tens of times, more than L2 delivers in the time the additions take. So
+// a block keeps a slab of the dense matrix, 64 bytes of each of up to 1536 rows, in shared memory, and gathers from
+// there:
 //
 //             dense: | 64 bytes |                  four lanes gather a row of the result: 16 bytes each
 //   stage 0  rows 0- |  slab    |  shared          128 such groups a block, four rows of the result a group,
@@ -33,21 +36,6 @@ struct Entries {
   std::int64_t rows;
 };
 
-__device__ void multiply_add(float v, const uint4& piece, float (&sum)[8]) {
-  const std::uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    sum[2 * j] = __fmaf_rn(v, __uint_as_float(words[j] << 16), sum[2 * j]);
-    sum[2 * j + 1] = __fmaf_rn(v, __uint_as_float(words[j] & 0xFFFF'0000u), sum[2 * j + 1]);
-  }
-}
-__device__ void multiply_add(float v, const uint4& piece, float (&sum)[4]) {
-  sum[0] = __fmaf_rn(v, __uint_as_float(piece.x), sum[0]);
-  sum[1] = __fmaf_rn(v, __uint_as_float(piece.y), sum[1]);
-  sum[2] = __fmaf_rn(v, __uint_as_float(piece.z), sum[2]);
-  sum[3] = __fmaf_rn(v, __uint_as_float(piece.w), sum[3]);
-}
-
 /// slab[r] = 64 bytes of dense rows [first, first + count) from column `col`; zeros beyond column n.
 template <class W>
 __device__ void load_slab(const W* dense, std::int64_t n, std::int64_t first, int count, std::int64_t col, bool whole,
@@ -66,29 +54,6 @@ __device__ void load_slab(const W* dense, std::int64_t n, std::int64_t first, in
     }
   }
   asm volatile("cp.async.wait_all;");
-}
-
-/// y[c .. c + kLane) += sum, of n columns; `whole` says that rows are whole, aligned pieces.
-template <class Y, int kLane>
-__device__ void add_piece(const float (&sum)[kLane], Y* y, std::int64_t c, std::int64_t n, bool whole) {
-  if (whole && c + kLane <= n) {
-    constexpr int kVector = 16 / sizeof(Y) < kLane ? 16 / sizeof(Y) : kLane;  // 4 or 8 elements, 8 or 16 bytes
-    struct alignas(kVector * sizeof(Y)) Vector {
-      Y x[kVector];
-    };
-#pragma unroll
-    for (int j = 0; j < kLane; j += kVector) {
-      Vector v = *reinterpret_cast<const Vector*>(y + c + j);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) v.x[i] = from_float<Y>(to_float(v.x[i]) + sum[j + i]);
-      *reinterpret_cast<Vector*>(y + c + j) = v;
-    }
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < kLane; ++j) {
-    if (c + j < n) y[c + j] = from_float<Y>(to_float(y[c + j]) + sum[j]);
-  }
 }
 
 /// out[r, :] += sum of entries, out [rows, n], or out [n, rows] transposed. Bound by shared memory and the additions:
@@ -164,11 +129,6 @@ __global__ __launch_bounds__(kThreads, 2) void gather(Entries entries, const W* 
   }
 }
 
-bool aligned_rows(const Tensor& x) {
-  return reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0 &&
-         static_cast<std::size_t>(x.cols()) * dtype_size(x.dtype()) % 16 == 0;
-}
-
 template <class W, class Y, bool kTransposed>
 void launch(const Entries& entries, const Tensor& dense, const Tensor& out) {
   constexpr std::int64_t kSlabCols = kSlabBytes / sizeof(W);
@@ -196,8 +156,11 @@ void launch(const Entries& entries, const Tensor& dense, const Tensor& out) {
 
 }  // namespace
 
-void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y) {
+void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena& scratch) {
   if (y.numel() == 0 || residual.cols == 0 || residual.col.numel() == 0) return;
+  if (w_transposed.dtype() == DType::BF16 && is_dense_residual(residual)) {
+    return dense_fprop(residual, w_transposed, y, scratch);
+  }
   const Entries entries{device_data<std::int32_t>(residual.row_begin, "spmm_fprop"),
                         device_data<std::int32_t>(residual.col, "spmm_fprop"),
                         device_data<float>(residual.value, "spmm_fprop"), residual.rows};
@@ -212,8 +175,9 @@ void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Ten
 
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch) {
   if (dw.numel() == 0 || residual.rows == 0 || residual.col.numel() == 0) return;
+  if (is_dense_residual(residual)) return dense_wgrad(residual, dy, dw, scratch);
   const ArenaScope scope(scratch);
-  const CscMatrix columns = by_column(residual, scratch);
+  const CscMatrix columns = by_column(residual, CscValues::Whole, scratch);
   const Entries entries{columns.begin, columns.row, columns.value, residual.cols};
   dispatch_float(dy.dtype(), [&](auto* p) {
     using Dy = std::remove_pointer_t<decltype(p)>;

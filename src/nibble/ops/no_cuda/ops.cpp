@@ -34,7 +34,7 @@ void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&
 void rope_tables(float, const Tensor&, const Tensor&) { refuse("rope_tables"); }
 void rope_forward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_forward"); }
 void rope_backward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_backward"); }
-void spmm_fprop(const CsrMatrix&, const Tensor&, const Tensor&) { refuse("spmm_fprop"); }
+void spmm_fprop(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_fprop"); }
 void spmm_wgrad(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_wgrad"); }
 void transpose(const Tensor&, const Tensor&) { refuse("transpose"); }
 void swiglu_forward(const Tensor&, const Tensor&) { refuse("swiglu_forward"); }

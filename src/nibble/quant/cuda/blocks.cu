@@ -119,9 +119,11 @@ void encode_blocks(const Job& job) {
   const bool squares = job.spec.granularity.rows == 16;
   const std::int64_t pieces = chunks_of_row(job.cols(), columns_of_unit(job), kPiece);
   const std::int64_t items = job.rows() * pieces;
-  auto* amax = job.q.device_scale.defined() ? job.scratch<std::int32_t>(1) : nullptr;
-  view.tensor_amax = amax;
-  if (amax != nullptr) view.device_scale = job.q.device_scale.data<float>();
+  const bool one_scale = job.q.device_scale.defined();
+  const std::int32_t* known = one_scale ? job.known_amax() : nullptr;
+  auto* amax = one_scale && known == nullptr ? job.scratch<std::int32_t>(1) : nullptr;  // to be found
+  view.tensor_amax = known != nullptr ? known : amax;
+  if (one_scale) view.device_scale = job.q.device_scale.data<float>();
   const auto encode = [&](auto number) {
     constexpr int kCase = number;
     dispatch_float(job.dtype, [&]<class T>(T*) {

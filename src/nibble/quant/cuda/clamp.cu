@@ -1,5 +1,6 @@
 // The bounds of the clamp: exact quantiles of each row, a thread block a row, or of the tensor. Any row or tensor;
-// row_bounds.cu is faster where it serves.
+// clamped_rows.cu is faster where it serves.
+#include "nibble/quant/cuda/clamped_rows.h"
 #include "nibble/quant/cuda/select.cuh"
 #include "nibble/quant/cuda/views.h"
 

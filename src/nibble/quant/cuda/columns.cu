@@ -7,46 +7,14 @@
 //
 //   lanes 1   a warp reads 16 rows of 128 bytes (BF16) or 256 (F32), its stores are 8, 16 or 32 bytes of 64 rows of y
 //   lanes 8   a warp reads 128 rows of 16 or 32 bytes; its neighbours read the rest of a cache line from L1
-#include "nibble/quant/cuda/piece.cuh"
+#include "nibble/quant/cuda/columns.cuh"
 
 namespace nibble::quant_cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kTileRows = 128;  ///< of x
-constexpr int kTileCols = 64;
+constexpr int kThreads = kTileThreads;
 constexpr int kAmaxCols = 256;
-
-/// Where a thread's pieces lie: columns [c, c + 16) of rows r and r + 1 of y.
-struct Place {
-  std::uint32_t r = 0;
-  std::uint32_t c = 0;
-  __device__ __forceinline__ Place(FastDivide tiles, std::uint32_t lanes) {
-    const std::uint32_t band = tiles.quotient(blockIdx.x);
-    const std::uint32_t warp = threadIdx.x / 32;
-    const std::uint32_t lane = threadIdx.x % 32;
-    const std::uint32_t pairs = 32 / lanes;  // of a warp
-    r = kTileCols * (blockIdx.x - band * tiles.divisor()) + 2 * (warp % lanes * pairs + lane / lanes);
-    c = kTileRows * band + kPiece * (warp / lanes * lanes + lane % lanes);
-  }
-};
-
-/// Two columns of x at once, as they are read.
-template <class T>
-struct Pair;
-template <>
-struct Pair<bf16> {
-  using Raw = std::uint32_t;
-  static __device__ __forceinline__ float value(Raw raw, std::uint32_t k) {
-    return bits_float(k == 0 ? raw << 16 : raw & 0xFFFF'0000u);
-  }
-};
-template <>
-struct Pair<float> {
-  using Raw = float2;
-  static __device__ __forceinline__ float value(Raw raw, std::uint32_t k) { return k == 0 ? raw.x : raw.y; }
-};
 
 /// Both pieces of a thread. Of whole pieces those of x stay as they were read until they are asked for.
 template <bool kWhole, bool kFolds, class T>
@@ -105,36 +73,6 @@ class Pieces {
   alignas(8) Raw raw_[kPiece];
 };
 
-/// Bytes of a thread block's tile of y, on their way through shared memory: a warp's own stores would touch a cache
-/// line a lane. A row of the tile is eight pieces of 16 or 32 bytes; their order within the row, mixed by its number,
-/// spreads what neighbouring lanes store over the banks.
-class TileStore {
- public:
-  /// `tile` has 64 rows of 8 x piece_bytes.
-  __device__ __forceinline__ TileStore(uint4* tile, int piece_bytes) : tile_(tile), chunks_(piece_bytes / 2) {}
-
-  /// Chunk `chunk` of 16 bytes of a row.
-  __device__ __forceinline__ uint4& at(std::uint32_t row, std::uint32_t chunk) const {
-    return tile_[row * chunks_ + (chunk ^ (row >> 1 & 7u))];
-  }
-
-  /// All of it to row `r` on of y, from byte `begin` of the rows on; y has `rows` rows of `row_bytes`.
-  __device__ __forceinline__ void write(std::uint8_t* y, std::uint32_t r, std::uint32_t rows, std::int64_t begin,
-                                        std::int64_t row_bytes) const {
-    for (std::uint32_t i = threadIdx.x; i < kTileCols * chunks_; i += kThreads) {
-      const std::uint32_t row = i / chunks_;
-      const std::uint32_t chunk = i % chunks_;
-      const std::int64_t byte = begin + 16 * static_cast<std::int64_t>(chunk);
-      if (r + row >= rows || byte >= row_bytes) continue;
-      *reinterpret_cast<uint4*>(y + static_cast<std::int64_t>(r + row) * row_bytes + byte) = at(row, chunk);
-    }
-  }
-
- private:
-  uint4* tile_;
-  std::uint32_t chunks_;
-};
-
 /// Blocks of 256 threads that shall fit a multiprocessor: what the registers of raw pieces allow.
 constexpr int blocks_of(std::size_t element, int number) { return number == kAnyCase ? 2 : element == 2 ? 4 : 3; }
 
@@ -143,53 +81,46 @@ __global__ void __launch_bounds__(kThreads, blocks_of(sizeof(T), kCase))
     encode_columns_kernel(const __grid_constant__ SourceView source, const __grid_constant__ BlocksView view,
                           FastDivide tiles, std::uint32_t lanes) {
   __shared__ TensorScale tensor;
-  __shared__ uint4 tile[kCase == kAnyCase ? 1 : kTileCols * 16];
+  __shared__ uint4 tile[kStagedChunks<kCase>];
   const Place at(tiles, lanes);
   const Pieces<kCase != kAnyCase, kCase == kAnyCase, T> pieces(source, at);
   share_tensor_scale(view, tensor);
   __syncthreads();
-  const BlocksView fixed = in_case<kCase>(view);
-  const bool staged = kCase != kAnyCase && view.codes.form == Form::BF16;
-  const TileStore store(tile, 32);
-#pragma unroll
-  for (std::uint32_t k = 0; k < 2; ++k) {
-    float y[kPiece];
+  encode_tile<kCase>(view, tensor, at, tile, [&](std::uint32_t k, float(&y)[kPiece]) {
     pieces.values(k, y);
     transform_piece<kCase>(source, at.c, y);
-    encode_piece<BlockShape::WithinRow>(fixed, tensor, at.r + k, at.c, y,
-                                        [&](const std::uint32_t(&words)[4], std::uint8_t scale) {
-                                          if (!staged) return store_piece(fixed, at.r + k, at.c, words, scale);
-                                          uint4 values[2];
-                                          bf16_values(words, stored_value(fixed.scale, scale), values);
-                                          const std::uint32_t row = (at.r + k) % kTileCols;
-                                          const std::uint32_t chunk = at.c % kTileRows / 8;
-                                          store.at(row, chunk) = values[0];
-                                          store.at(row, chunk + 1) = values[1];
-                                        });
-  }
-  if (!staged) return;
-  __syncthreads();
-  store.write(view.codes.codes, at.r / kTileCols * kTileCols, view.rows, 2 * std::int64_t{at.c / kTileRows * kTileRows},
-              view.codes.row_bytes);
+  });
 }
 
-/// The amax of all of y.
+/// The amax of all of y and, where `plain` is wanted, that of what lies before the transform.
 template <int kCase, class T>
 __global__ void __launch_bounds__(kThreads, blocks_of(sizeof(T), kCase))
     columns_amax_kernel(const __grid_constant__ SourceView source, FastDivide tiles, std::uint32_t lanes,
-                        std::int32_t* amax) {
+                        std::int32_t* amax, std::int32_t* plain) {
+  __shared__ std::int32_t of_warp[2][kThreads / 32];
   const Place at(tiles, lanes);
   const Pieces<kCase != kAnyCase, kCase == kAnyCase, T> pieces(source, at);
-  std::int32_t most = 0;
+  std::int32_t most[2] = {};
 #pragma unroll
   for (std::uint32_t k = 0; k < 2; ++k) {
     float y[kPiece];
     pieces.values(k, y);
+    if (plain != nullptr) most[1] = max(most[1], amax_bits(y));
     transform_piece<kCase>(source, at.c, y);
-    most = max(most, amax_bits(y));
+    most[0] = max(most[0], amax_bits(y));
   }
-  most = __reduce_max_sync(0xFFFF'FFFFu, most);
-  if (threadIdx.x % 32 == 0) atomicMax(amax, most);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    most[i] = __reduce_max_sync(0xFFFF'FFFFu, most[i]);
+    if (threadIdx.x % 32 == 0) of_warp[i][threadIdx.x / 32] = most[i];
+  }
+  __syncthreads();
+  std::int32_t* to = threadIdx.x == 0 ? amax : plain;
+  if (threadIdx.x >= 2 || to == nullptr) return;
+  std::int32_t all = 0;
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) all = max(all, of_warp[threadIdx.x][warp]);
+  atomicMax(to, all);  // one a thread block, since those of all blocks queue at one address
 }
 
 /// amax[r] of each row of y: a thread block takes 256 columns by 128 rows of x, a lane eight columns of every eighth
@@ -315,6 +246,9 @@ void encode_by_rows(const Job& job, FastDivide tiles, unsigned blocks) {
   });
 }
 
+/// Pieces of a row of y that must lie in consecutive lanes.
+std::uint32_t lanes_of(const Job& job) { return static_cast<std::uint32_t>(columns_of_unit(job) / kPiece); }
+
 }  // namespace
 
 bool fits_columns(const QuantSpec& spec) {
@@ -327,27 +261,38 @@ bool fits_columns(const QuantSpec& spec) {
          spec.nvfp4.outer <= kTileRows && (spec.rounding != Rounding::Eden || spec.eden_group <= kTileRows);
 }
 
+void columns_amax(const Job& job, std::int32_t* amax, std::int32_t* plain) {
+  for (std::int32_t* to : {amax, plain}) {
+    if (to != nullptr) fill_zero_async(to, sizeof(std::int32_t));
+  }
+  const Tiles tiles(job.source);
+  dispatch_case<kBlockCases>(job, [&](auto number) {
+    dispatch_float(job.dtype, [&]<class T>(T*) {
+      columns_amax_kernel<number, T><<<blocks_for(tiles.count, 1), kThreads, 0, cuda::stream()>>>(
+          job.source, tiles.across, lanes_of(job), amax, plain);
+      cuda::launched("columns_amax_kernel");
+    });
+  });
+}
+
 void encode_columns(const Job& job) {
-  const std::int64_t across = (job.source.cols + kTileCols - 1) / kTileCols;
-  const std::int64_t bands = (job.source.rows + kTileRows - 1) / kTileRows;
-  const FastDivide tiles(across);
-  const unsigned blocks = blocks_for(bands * across, 1);
-  if (job.spec.granularity == Granularity::per_row()) return encode_by_rows(job, tiles, blocks);
+  const Tiles tiles(job.source);
+  const unsigned blocks = blocks_for(tiles.count, 1);
+  if (job.spec.granularity == Granularity::per_row()) return encode_by_rows(job, tiles.across, blocks);
   BlocksView view = blocks_view(job);
-  const auto lanes = static_cast<std::uint32_t>(columns_of_unit(job) / kPiece);
-  auto* amax = job.q.device_scale.defined() ? job.scratch<std::int32_t>(1) : nullptr;
-  view.tensor_amax = amax;
-  if (amax != nullptr) {
+  if (job.q.device_scale.defined()) {
     view.device_scale = job.q.device_scale.data<float>();
-    fill_zero_async(amax, sizeof(std::int32_t));
+    view.tensor_amax = job.known_amax();
+    if (view.tensor_amax == nullptr) {
+      auto* amax = job.scratch<std::int32_t>(1);
+      columns_amax(job, amax, nullptr);
+      view.tensor_amax = amax;
+    }
   }
   dispatch_case<kBlockCases>(job, [&](auto number) {
     dispatch_float(job.dtype, [&]<class T>(T*) {
-      if (amax != nullptr) {
-        columns_amax_kernel<number, T><<<blocks, kThreads, 0, cuda::stream()>>>(job.source, tiles, lanes, amax);
-        cuda::launched("columns_amax_kernel");
-      }
-      encode_columns_kernel<number, T><<<blocks, kThreads, 0, cuda::stream()>>>(job.source, view, tiles, lanes);
+      encode_columns_kernel<number, T>
+          <<<blocks, kThreads, 0, cuda::stream()>>>(job.source, view, tiles.across, lanes_of(job));
       cuda::launched("encode_columns_kernel");
     });
   });

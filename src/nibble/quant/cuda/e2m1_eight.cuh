@@ -104,7 +104,8 @@ __device__ __forceinline__ std::uint32_t e2m1_nearest_eight(const float (&z)[8],
 }
 
 /// One code more where the upper 24 bits of the word, as a share, are below the rest of g: g less that share, rounded
-/// up.
+/// up. The share leaves s3 first: the sums that follow are rounded after the pieces between 0 and 1, and rounding up
+/// crosses no integer. (6 less the share would be rounded to twice the last place of s3.)
 __device__ __forceinline__ std::uint32_t e2m1_stochastic_eight(const float (&z)[8], const std::uint32_t (&words)[8],
                                                                bool all_finite) {
   std::uint32_t count[8];
@@ -112,8 +113,8 @@ __device__ __forceinline__ std::uint32_t e2m1_stochastic_eight(const float (&z)[
   for (int i = 0; i < 8; ++i) {
     const E2m1Pieces g(z[i] * 0.5f);
     const float word = __uint2float_rn(words[i] & 0xFFFF'FF00u);
-    const float first = __fmaf_ru(word, -0x1p-32f, 4.0f * g.s1);
-    const float sum = __fadd_ru(g.s3, __fmaf_ru(2.0f, g.s2, first));
+    const float rest = __fmaf_ru(word, -0x1p-32f, g.s3);
+    const float sum = __fmaf_ru(4.0f, g.s1, __fmaf_ru(2.0f, g.s2, rest));
     count[i] = float_bits(__fadd_ru(sum, kCodes));
   }
   return saturate_the_rest(z, all_finite, side_by_side(count, kCodes)) | signs_of_eight(z);

@@ -59,26 +59,33 @@ __device__ __forceinline__ void hadamard_mix(float (&y)[kPer], int group) {
     }
   }
   for (int lanes = 1; lanes * kPer < group; lanes *= 2) {
-    const std::uint32_t flip = (threadIdx.x & static_cast<unsigned>(lanes)) != 0 ? 0x8000'0000u : 0u;
+    const float sign = (threadIdx.x & static_cast<unsigned>(lanes)) != 0 ? -1.0f : 1.0f;
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       const float other = __shfl_xor_sync(0xFFFF'FFFFu, y[i], lanes);
-      y[i] = other + bits_float(float_bits(y[i]) ^ flip);  // the upper of a pair: a - b
+      y[i] = __fmaf_rn(y[i], sign, other);  // the upper of a pair: a - b; the product is exact
     }
   }
 }
 
-/// The transform of the columns [column, column + kPer) of a row. threadIdx.x counts the lanes. A group
-/// that is known to the compiler is kGroup.
+/// The transform of the columns [column, column + kPer) of a row, whose signs have been applied where they come first.
+/// threadIdx.x counts the lanes. A group that is known to the compiler is kGroup.
 template <int kPer, int kGroup = 0>
-__device__ __forceinline__ void hadamard_forward(float (&y)[kPer], const HadamardFactors& factors,
-                                                 std::uint32_t column) {
+__device__ __forceinline__ void hadamard_of_signed(float (&y)[kPer], const HadamardFactors& factors,
+                                                   std::uint32_t column) {
   const int group = kGroup > 0 ? kGroup : factors.group;
-  if (!factors.signs_last) hadamard_flip(y, factors, group, column);
   hadamard_mix(y, group);
 #pragma unroll
   for (int i = 0; i < kPer; ++i) y[i] *= factors.scale;
   if (factors.signs_last) hadamard_flip(y, factors, group, column);
+}
+
+/// The same with all signs.
+template <int kPer, int kGroup = 0>
+__device__ __forceinline__ void hadamard_forward(float (&y)[kPer], const HadamardFactors& factors,
+                                                 std::uint32_t column) {
+  if (!factors.signs_last) hadamard_flip(y, factors, kGroup > 0 ? kGroup : factors.group, column);
+  hadamard_of_signed<kPer, kGroup>(y, factors, column);
 }
 
 }  // namespace nibble::quant_cuda

@@ -32,6 +32,10 @@ struct Job {
     return context.element_stride != 0 ? context.element_stride : static_cast<std::uint64_t>(cols());
   }
   bool rotated() const { return source.hadamard.group > 0; }
+  /// QuantizeContext::amax; null where it is not given.
+  const std::int32_t* known_amax() const {
+    return context.amax.defined() ? cuda::device_data<std::int32_t>(context.amax, "amax") : nullptr;
+  }
   template <class T>
   T* scratch(std::int64_t n) const {
     const std::int64_t words = (n * static_cast<std::int64_t>(sizeof(T)) + 3) / 4;
@@ -72,6 +76,13 @@ inline SourceView plain_source(const Tensor& x) {
   return view;
 }
 
+// quantize.cu
+/// A result without its parts.
+QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
+/// Whether a result under one scale a column can be stored as its transpose, which is what `turned` asks for.
+bool can_be_turned(const QuantSpec& spec);
+QuantSpec turned(QuantSpec spec);
+
 // transpose.cu
 /// out = x transposed; F32 or BF16 each, rounded where `out` is narrower, or to BF16 on request.
 void transpose(const Tensor& x, bool round_to_bf16, const Tensor& out);
@@ -82,12 +93,6 @@ void materialise(Job& job);
 /// The bounds of the clamp, per row or of the tensor, noted in the source. With `count` and bounds of rows the result
 /// is how many entries each row has outside, else null.
 std::int32_t* find_bounds(Job& job, bool count);
-
-// row_bounds.cu
-/// Whether the bounds of the job's rows can be found with the rows in registers.
-bool fits_row_selection(const Job& job);
-/// Bounds of all rows; with `counts`, how many entries each row has outside.
-void select_row_bounds(const Job& job, Bounds* bounds, std::int32_t* counts);
 
 // residual.cu
 /// Arrays for what the clamp can cut off.
@@ -124,6 +129,14 @@ void encode_blocks(const Job& job);
 /// as it stands.
 bool fits_columns(const QuantSpec& spec);
 void encode_columns(const Job& job);
+/// For such an operand with blocks: amax of all of y and, where `plain` is not null, of all of x (both set to zero
+/// here).
+void columns_amax(const Job& job, std::int32_t* amax, std::int32_t* plain);
+
+// requantize.cu
+/// Such an operand with blocks from the values that `from` stores; requantizes_codes holds of both, and the job's
+/// source has rows, columns and transform of it, no memory.
+void encode_stored(const Job& job, const QTensor& from);
 
 // fused.cu
 /// E2M1 codes and what lies beyond the bounds, which are known, as E4M3 elements with their scales.

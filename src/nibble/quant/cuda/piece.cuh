@@ -277,7 +277,11 @@ __device__ __forceinline__ void encode_piece(const BlocksView& v, const TensorSc
 #pragma unroll
     for (int i = 0; i < kPiece; ++i) {
       squares[i] = z[i] * z[i];
-      products[i] = z[i] * decode_e2m1(words[i / 8] >> (4 * (i % 8)));
+      if constexpr (kHasE2m1Conversion) {
+        products[i] = z[i] * decode_e2m1(words[i / 8] >> (4 * (i % 8)));
+      } else {  // the code was counted so, and has the sign of z
+        products[i] = fabsf(z[i]) * e2m1_nearest_magnitude<Tie::Even>(z[i]);
+      }
     }
     const float sum = fold_columns(squares, v.eden_group, AddOp());
     const float product = fold_columns(products, v.eden_group, AddOp());

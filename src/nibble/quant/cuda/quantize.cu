@@ -3,36 +3,23 @@
 #include "nibble/quant/backend.h"
 #include "nibble/quant/cpu/scales.h"
 #include "nibble/quant/cpu/validate.h"
+#include "nibble/quant/cuda/clamped_rows.h"
 #include "nibble/quant/cuda/job.h"
 
 namespace nibble::quant_cuda {
 
-namespace {
-
-/// A spec whose result is the transpose of what is asked for: one scale a column becomes one scale a row.
+// One scale a column becomes one scale a row.
 QuantSpec turned(QuantSpec spec) {
   spec.transposed = true;
   spec.granularity = Granularity::per_row();
   return spec;
 }
 
-/// Rounded to nearest, so that no element's number counts, under one scale a column and nothing else.
+// Rounded to nearest, so that no element's number counts, under one scale a column and nothing else.
 bool can_be_turned(const QuantSpec& spec) {
   return spec.granularity == Granularity::per_column() && !spec.transposed && !is_stochastic(spec.rounding) &&
          spec.rounding != Rounding::Reference && !spec.trust_mask && spec.carrier == ElementFormat::BF16 &&
          spec.clamp.residual == ResidualMode::None && fits_columns(turned(spec));
-}
-
-/// How E2M1 codes are best stored for a product.
-Form form_for_product(const QuantSpec& spec, std::int64_t cols) {
-  const bool plain = spec.element == ElementFormat::E2M1 && spec.carrier == ElementFormat::BF16 &&
-                     spec.clamp.residual != ResidualMode::Dense && spec.clamp.residual != ResidualMode::Fused &&
-                     cols % 16 == 0;
-  if (!plain) return Form::Packed;
-  const bool nvfp4 = spec.scale == ScaleRule::Nvfp4 && spec.nvfp4.outer == 0;
-  if (nvfp4 && (fits_blocks(spec) || fits_squares(spec))) return Form::BF16;
-  const bool by_rows = spec.granularity == Granularity::per_row() && fits_one_pass(spec, cols);
-  return by_rows ? Form::E4M3 : Form::Packed;
 }
 
 QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
@@ -46,6 +33,20 @@ QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols
   q.hadamard = spec.hadamard;
   if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
   return q;
+}
+
+namespace {
+
+/// How E2M1 codes are best stored for a product.
+Form form_for_product(const QuantSpec& spec, std::int64_t cols) {
+  const bool plain = spec.element == ElementFormat::E2M1 && spec.carrier == ElementFormat::BF16 &&
+                     spec.clamp.residual != ResidualMode::Dense && spec.clamp.residual != ResidualMode::Fused &&
+                     cols % 16 == 0;
+  if (!plain) return Form::Packed;
+  const bool nvfp4 = spec.scale == ScaleRule::Nvfp4 && spec.nvfp4.outer == 0;
+  if (nvfp4 && (fits_blocks(spec) || fits_squares(spec))) return Form::BF16;
+  const bool by_rows = spec.granularity == Granularity::per_row() && fits_one_pass(spec, cols);
+  return by_rows ? Form::E4M3 : Form::Packed;
 }
 
 void store_as(QTensor& q, Form form) {
@@ -97,6 +98,7 @@ void encode_all(Job& job, const CsrMatrix& residual) {
   const Clamp& clamp = job.spec.clamp;
   const bool rotates_on_the_way = !has_scale(job.spec.element) || fits_rows(job) || fits_blocks(job.spec);
   if (job.rotated() && (clamp.enabled() || !rotates_on_the_way)) materialise(job);
+  if (clamp.enabled() && fits_clamped_rows(job)) return encode_clamped_rows(job, residual);
   if (clamp.enabled()) {
     const std::int32_t* counted = find_bounds(job, residual.defined());
     if (residual.defined()) keep_residual(job, counted, residual);
@@ -114,8 +116,10 @@ void encode_all(Job& job, const CsrMatrix& residual) {
   }
 }
 
-/// `spec` is valid for x and, but for one that was turned, for the folds.
-QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+/// `spec` is valid for x and, but for one that was turned, for the folds. With `stored`, which requantizes_codes holds
+/// of, the values are those, and x is their shape alone.
+QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena,
+                  const QTensor* stored = nullptr) {
   require(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "quantize wants F32 or BF16, got {}", to_string(x));
   const float* row_fold = fold_data(context.row_fold, x.rows(), "row_fold");
   const float* col_fold = fold_data(context.col_fold, x.cols(), "col_fold");
@@ -168,7 +172,10 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
   job.source.col_fold = col_fold;
   job.source.hadamard = hadamard_factors(spec.hadamard, context.signs);
   if (spec.rounding == Rounding::Reference) job.reference = reference_of(job);
-  if (by_columns) {
+  if (stored != nullptr) {
+    job.source.wide = true;
+    encode_stored(job, *stored);
+  } else if (by_columns) {
     encode_columns(job);
   } else {
     encode_all(job, residual);
@@ -189,15 +196,29 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
 
 namespace nibble {
 
-QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+namespace {
+
+void validate(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context) {
   quant_cpu::validate(x, spec, context);
   const bool folds = context.row_fold.defined() || context.col_fold.defined();
   require(!spec.transposed || !folds,
           "folds lie along the rows and columns of x: they are not for a transposed operand");
+}
+
+}  // namespace
+
+QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+  validate(x, spec, context);
   const bool turned = context.for_product && quant_cuda::can_be_turned(spec);
   QTensor q = quant_cuda::carry_out(x, turned ? quant_cuda::turned(spec) : spec, context, arena);
   q.turned = turned;
   return q;
+}
+
+QTensor cuda::requantize_codes(const QTensor& q, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+  const Tensor shape(nullptr, DType::F32, {q.rows, q.cols}, Device::Cuda);
+  validate(shape, spec, context);
+  return quant_cuda::carry_out(shape, spec, context, arena, &q);
 }
 
 }  // namespace nibble

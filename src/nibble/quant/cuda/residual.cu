@@ -1,7 +1,9 @@
 // What the clamp cuts off, as a CSR matrix: a warp a row counts its entries, where that was not done before, one block
-// adds the counts up, and the warps write, eight columns a lane. Bound by memory.
+// adds the counts up, and the warps write: what was found with the bounds, or what they find now, eight columns a lane.
+// Bound by memory.
 #include <limits>
 
+#include "nibble/quant/cuda/clamped_rows.h"
 #include "nibble/quant/cuda/select.cuh"
 #include "nibble/quant/cuda/views.h"
 
@@ -83,6 +85,26 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    gather_entries_kernel(CutOffRows rows, std::uint32_t count, const std::int32_t* __restrict__ begin,
+                          std::int32_t* __restrict__ col, float* __restrict__ value) {
+  const std::uint32_t r = (blockIdx.x * kThreads + threadIdx.x) / 32;
+  if (r >= count) return;
+  const CutOff* found = rows.places + rows.each * r;
+  const std::int32_t first = begin[r];
+  const std::int32_t entries_of_row = begin[r + 1] - first;
+  for (auto i = static_cast<std::int32_t>(threadIdx.x % 32); i < entries_of_row; i += 32) {
+    const CutOff entry = found[i];
+    col[first + i] = static_cast<std::int32_t>(entry.column);
+    value[first + i] = entry.value;
+  }
+}
+
+void add_up(const Job& job, const std::int32_t* counts, std::int32_t* begin) {
+  row_begin_kernel<<<1, kScanThreads, 0, cuda::stream()>>>(counts, static_cast<std::uint32_t>(job.rows()), begin);
+  cuda::launched("row_begin_kernel");
+}
+
 }  // namespace
 
 CsrMatrix residual_for(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, Arena& arena) {
@@ -113,12 +135,20 @@ void keep_residual(const Job& job, const std::int32_t* counted, const CsrMatrix&
       cuda::launched("count_entries_kernel");
       counts = here;
     }
-    row_begin_kernel<<<1, kScanThreads, 0, cuda::stream()>>>(counts, static_cast<std::uint32_t>(job.rows()), begin);
-    cuda::launched("row_begin_kernel");
+    add_up(job, counts, begin);
     write_entries_kernel<T><<<blocks, kThreads, 0, cuda::stream()>>>(
         job.source, begin, residual.col.data<std::int32_t>(), residual.value.data<float>());
     cuda::launched("write_entries_kernel");
   });
+}
+
+void gather_residual(const Job& job, const CutOffRows& rows, const CsrMatrix& residual) {
+  auto* begin = residual.row_begin.data<std::int32_t>();
+  add_up(job, rows.counts, begin);
+  gather_entries_kernel<<<blocks_for(32 * job.rows(), kThreads), kThreads, 0, cuda::stream()>>>(
+      rows, static_cast<std::uint32_t>(job.rows()), begin, residual.col.data<std::int32_t>(),
+      residual.value.data<float>());
+  cuda::launched("gather_entries_kernel");
 }
 
 }  // namespace nibble::quant_cuda

@@ -37,17 +37,20 @@ template <int kPieces>
 struct RowInRegisters {
   std::uint32_t words[4 * kPieces];
   const bf16* row = nullptr;
-  std::uint32_t cols = 0;
+  int mine = 0;  ///< pieces the thread has
 
   static __device__ __forceinline__ std::uint32_t column(int k) {
     return 8 * (threadIdx.x + static_cast<unsigned>(k) * blockDim.x);
   }
-  __device__ __forceinline__ bool has(int k) const { return k == 0 || column(k) < cols; }
-  __device__ __forceinline__ RowInRegisters(const bf16* first, std::uint32_t n) : row(first), cols(n) {
+  __device__ __forceinline__ bool has(int k) const { return k < mine; }
+  __device__ __forceinline__ RowInRegisters(const bf16* first, std::uint32_t cols) : row(first) {
 #pragma unroll
     for (int k = 0; k < kPieces; ++k) {
       uint4 piece = {0, 0, 0, 0};
-      if (has(k)) piece = __ldg(reinterpret_cast<const uint4*>(row + column(k)));
+      if (column(k) < cols) {
+        piece = __ldg(reinterpret_cast<const uint4*>(row + column(k)));
+        mine = k + 1;
+      }
       words[4 * k] = piece.x, words[4 * k + 1] = piece.y, words[4 * k + 2] = piece.z, words[4 * k + 3] = piece.w;
     }
   }
@@ -179,23 +182,32 @@ __device__ __forceinline__ void list_candidates(const RowInRegisters<kPieces>& y
   }
 }
 
-/// By one warp: the k-th largest key from that side among what is listed.
+/// By one warp: the k-th largest key from that side among what is listed. Most rows' lists fit a warp's registers, so
+/// that a step waits for its reduction alone.
 __device__ __forceinline__ void find_among_listed(int side, std::uint32_t k, SelectRoom& room) {
+  constexpr std::uint32_t kKept = 4;
   const std::uint32_t lane = threadIdx.x % 32;
+  const std::uint32_t listed = room.listed;
+  std::uint32_t kept[kKept];
+#pragma unroll
+  for (std::uint32_t i = 0; i < kKept; ++i) {
+    const std::uint32_t at = 32 * i + lane;
+    kept[i] = at < listed ? key_from(side, room.list[at] >> 16) : 0;  // no limit is as low
+  }
   std::uint32_t reached = least_threshold(room, side);
   // Where the row lies beyond zero, all of it, the groups' keys need not be the largest.
   const std::uint32_t most = room.most[side][lane < blockDim.x / 32 ? lane : 0];
   std::uint32_t missed = max(__reduce_max_sync(0xFFFF'FFFFu, most) + 1, 0x8000u);
-  const std::uint32_t listed = room.listed;
   std::uint32_t step = 8;  // the threshold is a few places off, mostly: first by growing steps
+#pragma unroll 1
   while (missed - reached > 1) {
     const std::uint32_t middle = reached + min(step, (missed - reached) / 2);
-    const std::uint32_t limit = key_from(side, middle);
     std::uint32_t count = 0;
-#pragma unroll 4
-    for (std::uint32_t i = lane; i < listed; i += 32) {
-      const std::uint32_t key = room.list[i] >> 16;
-      count += (side == kHigh ? key >= limit : key <= limit) ? 1 : 0;
+#pragma unroll
+    for (const std::uint32_t key : kept) count += key >= middle ? 1 : 0;
+#pragma unroll 1
+    for (std::uint32_t i = 32 * kKept + lane; i < listed; i += 32) {
+      count += key_from(side, room.list[i] >> 16) >= middle ? 1 : 0;
     }
     if (__reduce_add_sync(0xFFFF'FFFFu, count) >= k) {
       reached = middle;
@@ -232,8 +244,8 @@ __device__ __forceinline__ bool select_quickly(const RowInRegisters<kPieces>& y,
 }
 
 /// The same for any row, by histograms of the upper and of the lower eight bits of the keys.
-static __device__ __noinline__ void select_slowly(const bf16* row, std::uint32_t cols, std::uint32_t low,
-                                                  std::uint32_t high, SelectRoom& room) {
+__device__ __forceinline__ void select_slowly(const bf16* row, std::uint32_t cols, std::uint32_t low,
+                                              std::uint32_t high, SelectRoom& room) {
   __syncthreads();
   if (threadIdx.x == 0) room.quantiles = {{0, 0}, {low, high}};
   for (int pass = 0; pass < 2; ++pass) {

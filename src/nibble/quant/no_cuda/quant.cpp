@@ -5,6 +5,17 @@
 namespace nibble::cuda {
 
 QTensor quantize(const Tensor&, const QuantSpec&, const QuantizeContext&, Arena&) { refuse_on_gpu("quantize"); }
+QuantizedPair quantize_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&,
+                            const QuantizeContext&, Arena&) {
+  refuse_on_gpu("quantize_pair");
+}
+AmaxPair amax_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&, const QuantizeContext&,
+                   Arena&) {
+  refuse_on_gpu("amax_pair");
+}
+QTensor requantize_codes(const QTensor&, const QuantSpec&, const QuantizeContext&, Arena&) {
+  refuse_on_gpu("requantize");
+}
 void dequantize(const QTensor&, const Tensor&) { refuse_on_gpu("dequantize"); }
 QuantQuality measure_quality(const Tensor&, const QTensor&, const QuantSpec&, const QuantizeContext&, Arena&) {
   refuse_on_gpu("measure_quality");

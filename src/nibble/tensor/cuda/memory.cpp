@@ -1,5 +1,6 @@
 #include "nibble/tensor/cuda/memory.h"
 
+#include "nibble/tensor/cuda/graph.h"
 #include "nibble/tensor/cuda/runtime.h"
 
 namespace nibble::cuda {
@@ -74,6 +75,9 @@ void copy(const Tensor& from, const Tensor& to) {
   check(cudaMemcpyAsync(to.raw(), from.raw(), from.bytes(), cudaMemcpyDeviceToDevice, stream()), "copying");
 }
 
-void synchronize() { check(cudaStreamSynchronize(stream()), "waiting"); }
+void synchronize() {
+  const Uncaptured at_once;
+  check(cudaStreamSynchronize(stream()), "waiting");
+}
 
 }  // namespace nibble::cuda

@@ -1,5 +1,6 @@
 #include "nibble/tensor/cuda/runtime.h"
 
+#include "nibble/tensor/cuda/graph.h"
 #include "nibble/tensor/cuda/memory.h"
 
 namespace nibble::cuda {
@@ -27,12 +28,14 @@ int multiprocessors() {
 
 void to_host(void* host, const void* device, std::size_t bytes) {
   if (bytes == 0) return;
+  const Uncaptured at_once;
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream()), "copying to the CPU");
   check(cudaStreamSynchronize(stream()), "copying to the CPU");
 }
 
 void to_device(void* device, const void* host, std::size_t bytes) {
   if (bytes == 0) return;
+  const Uncaptured at_once;
   check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream()), "copying to the GPU");
   check(cudaStreamSynchronize(stream()), "copying to the GPU");
 }
