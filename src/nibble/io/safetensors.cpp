@@ -12,7 +12,9 @@
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
 #include "nibble/io/suggest.h"
+#include "nibble/numerics/fp16.h"
 #include "nibble/tensor/device.h"
+#include "nibble/tensor/parallel.h"
 
 namespace nibble {
 
@@ -261,6 +263,34 @@ void SafetensorsFile::read(const std::string& name, const Tensor& to) const {
   }
   // The bytes of a tensor nobody else sees may lie at any address of the file.
   copy(Tensor(const_cast<std::byte*>(found.bytes.data()), to.dtype(), to.shape()), to);
+}
+
+void SafetensorsFile::read_floats(const std::string& name, const Tensor& to) const {
+  const SafetensorsEntry& found = entry(name);
+  const DTypeInfo* info = find_dtype(found.dtype);
+  if (info->dtype != DType::F32 && info->dtype != DType::BF16 && info->dtype != DType::F16) {
+    user_error("tensor '{}' of '{}' is {}; weights are read from F32, BF16 and F16", name, file_.path().string(),
+               found.dtype);
+  }
+  const std::vector<std::int64_t> shape = found.shape.empty() ? std::vector<std::int64_t>{1} : found.shape;
+  if (!std::ranges::equal(shape, to.shape())) {
+    user_error("tensor '{}' of '{}' has the shape {} where {} is expected", name, file_.path().string(),
+               json(shape).dump(), json(std::vector<std::int64_t>(to.shape().begin(), to.shape().end())).dump());
+  }
+  auto* values = to.data<float>();
+  const std::byte* bytes = found.bytes.data();
+  parallel_for(to.numel(), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
+    if (info->dtype == DType::F32) {
+      std::memcpy(values + begin, bytes + 4 * begin, static_cast<std::size_t>(4 * (end - begin)));
+      return;
+    }
+    const bool half = info->dtype == DType::F16;
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::uint16_t code = 0;  // at any address of the file
+      std::memcpy(&code, bytes + 2 * i, sizeof code);
+      values[i] = half ? fp16_decode(code) : to_float(std::bit_cast<bf16>(code));
+    }
+  });
 }
 
 }  // namespace nibble

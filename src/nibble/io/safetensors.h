@@ -58,6 +58,9 @@ class SafetensorsFile {
   Tensor view(const std::string& name) const;
   /// Copies the tensor's bytes into `to`, on any device. UserError when dtype or shape differ.
   void read(const std::string& name, const Tensor& to) const;
+  /// The values of an F32, BF16 or F16 tensor as F32, exactly (a signalling NaN becomes a quiet one); `to` is on the
+  /// CPU. UserError for another dtype or another shape than that of `to`.
+  void read_floats(const std::string& name, const Tensor& to) const;
 
  private:
   MappedFile file_;

@@ -1,0 +1,64 @@
+// The weights of a model in a folder, as the Hugging Face tools keep them: one safetensors file, or several with an
+// index.
+//
+//   FOLDER/model.safetensors                 or
+//   FOLDER/model.safetensors.index.json      {"metadata": {"total_size": bytes of all tensors},
+//                                             "weight_map": {"tensor": "model-00001-of-00003.safetensors", ...}}
+//   FOLDER/model-00001-of-00003.safetensors  ...
+//
+// Where both are there, the one file counts, as it does for the Hugging Face tools.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "nibble/io/safetensors.h"
+
+namespace nibble {
+
+inline constexpr const char* kWeightsFile = "model.safetensors";
+inline constexpr const char* kWeightsIndexFile = "model.safetensors.index.json";
+
+/// Every tensor of the folder, each file validated and memory-mapped. UserError, which names file and tensor, for an
+/// index that leads out of the folder, a tensor that its file lacks, that two files hold or that the index leaves out.
+/// total_size is not held against the files: writers count shared tensors in several ways.
+class SafetensorsFolder {
+ public:
+  explicit SafetensorsFolder(std::filesystem::path folder);
+
+  const std::filesystem::path& path() const { return folder_; }
+  /// The tensors' names, sorted.
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const { return file_of_.contains(name); }
+  /// UserError, with the nearest name, when the folder has no such tensor; so are `read_floats`.
+  const SafetensorsEntry& entry(const std::string& name) const { return file(name).entry(name); }
+  void read_floats(const std::string& name, const Tensor& to) const { file(name).read_floats(name, to); }
+
+ private:
+  const SafetensorsFile& file(const std::string& name) const;
+
+  std::filesystem::path folder_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, std::size_t> file_of_;  // which of files_ holds a tensor
+};
+
+/// A tensor that is to be written; its bytes are asked for when its file is.
+struct TensorToWrite {
+  std::string name;
+  std::uint64_t bytes = 0;
+};
+
+/// Writes the tensors into the folder, which exists: one file where they have at most `most_bytes` together, else
+/// files of at most as much, in the order given, and their index; a tensor that is larger has a file of its own.
+/// `load` returns the entries of some tensors, by their positions in `tensors`; they are used before it is called
+/// again.
+void write_safetensors_folder(
+    const std::filesystem::path& folder, const std::vector<TensorToWrite>& tensors, std::uint64_t most_bytes,
+    const std::function<std::vector<SafetensorsEntry>(std::size_t begin, std::size_t end)>& load,
+    const SafetensorsMetadata& metadata = {});
+
+}  // namespace nibble
