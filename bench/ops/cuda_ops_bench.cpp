@@ -103,7 +103,7 @@ void cuda_rope_forward(State& state) {
   const OwnedTensor qkv = normal(DType::BF16, rows, 3 * heads * head_dim);
   const OwnedTensor cos(DType::F32, {512, head_dim / 2}, Device::Cuda);
   const OwnedTensor sin(DType::F32, {512, head_dim / 2}, Device::Cuda);
-  rope_tables(1e4f, cos, sin);
+  rope_tables(1e4f, {}, cos, sin);
   measure_traffic(state, static_cast<double>(rows * 2 * heads * head_dim * 4),
                   [&] { rope_forward(qkv, heads, heads, cos, sin); });
 }

@@ -7,6 +7,7 @@
 
 #include "nibble/inspect/page.h"
 #include "nibble/inspect/text.h"
+#include "nibble/model/hugging_face.h"
 #include "tests/data/english.h"
 #include "tests/inspect/small_checkpoint.h"
 #include "tests/tensor_testing.h"

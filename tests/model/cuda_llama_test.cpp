@@ -46,11 +46,12 @@ struct Pass {
   std::vector<double> gradient;
 };
 
-Pass run(const Recipe& recipe, std::size_t stage, Device device, DType activations = DType::BF16) {
-  Llama model(small(), recipe, 3, activations, device);
+Pass run(const Recipe& recipe, std::size_t stage, Device device, DType activations = DType::BF16,
+         const LlamaConfig& config = small()) {
+  Llama model(config, recipe, 3, activations, device);
   model.set_stage(stage);
   model.prepare(1, false);
-  Tokens t(small());
+  Tokens t(config);
   Pass pass;
   pass.loss = model.forward_backward(t.batch(), 1.0 / 256, 1, 0, true, false).mean();
   const OwnedTensor gradient = on_cpu(model.flat_grads());
@@ -76,6 +77,21 @@ TEST(CudaLlama, InF32GivesTheGradientOfTheCpu) {
   const Pass gpu = run(recipe, 0, Device::Cuda, DType::F32);
   EXPECT_NEAR(gpu.loss, cpu.loss, 1e-5);
   EXPECT_LT(distance(cpu.gradient, gpu.gradient), 2e-5);
+}
+
+TEST(CudaLlama, WithBiasesAndNormsOfHeadsGivesTheGradientOfTheCpu) {
+  NIBBLE_NEEDS_GPU();
+  LlamaConfig config = small();
+  config.qkv_bias = config.qk_norm = true;
+  config.own_head_dim = 128;
+  for (const DType activations : {DType::F32, DType::BF16}) {
+    const bool f32 = activations == DType::F32;
+    const Recipe recipe = unquantised_recipe(f32 ? ElementFormat::F32 : ElementFormat::BF16);
+    const Pass cpu = run(recipe, 0, Device::Cpu, activations, config);
+    const Pass gpu = run(recipe, 0, Device::Cuda, activations, config);
+    EXPECT_NEAR(gpu.loss, cpu.loss, f32 ? 1e-5 : 1e-3);
+    EXPECT_LT(distance(cpu.gradient, gpu.gradient), f32 ? 2e-5 : 0.02);
+  }
 }
 
 class CudaShippedRecipe : public testing_support::ShippedRecipe {};

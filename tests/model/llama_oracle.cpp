@@ -36,14 +36,25 @@ void add(Matrix& to, const Matrix& from) {
   }
 }
 
-void rotate(double* head, std::size_t dim, std::size_t position, double theta) {
+void rotate(double* head, std::size_t dim, std::size_t position, const LlamaConfig& c) {
   for (std::size_t j = 0; j < dim / 2; ++j) {
-    const double angle =
-        static_cast<double>(position) * std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(dim));
+    const double frequency = std::pow(c.rope_theta, -2.0 * static_cast<double>(j) / static_cast<double>(dim));
+    const double angle = static_cast<double>(position) * scaled_frequency(frequency, c.rope_scaling);
     const double a = head[j];
     const double b = head[j + dim / 2];
     head[j] = a * std::cos(angle) - b * std::sin(angle);
     head[j + dim / 2] = a * std::sin(angle) + b * std::cos(angle);
+  }
+}
+
+/// RMSNorm of `heads` heads of each row from element `begin` on.
+void norm_heads(Matrix& qkv, std::size_t begin, std::size_t heads, std::size_t dim, const double* gain, double eps) {
+  for (auto& row : qkv) {
+    for (std::size_t h = 0; h < heads; ++h) {
+      double* head = row.data() + begin + h * dim;
+      const Matrix normed = norm({{head, head + dim}}, gain, eps);
+      for (std::size_t i = 0; i < dim; ++i) head[i] = normed[0][i];
+    }
   }
 }
 
@@ -54,7 +65,7 @@ Matrix attend(Matrix qkv, const LlamaConfig& c, std::size_t sequences) {
   const std::size_t seq = qkv.size() / sequences;
   Matrix out(qkv.size(), std::vector<double>(heads * dim, 0.0));
   for (std::size_t t = 0; t < qkv.size(); ++t) {
-    for (std::size_t h = 0; h < heads + kv_heads; ++h) rotate(&qkv[t][h * dim], dim, t % seq, c.rope_theta);
+    for (std::size_t h = 0; h < heads + kv_heads; ++h) rotate(&qkv[t][h * dim], dim, t % seq, c);
   }
   for (std::size_t s = 0; s < sequences; ++s) {
     for (std::size_t h = 0; h < heads; ++h) {
@@ -113,8 +124,21 @@ double LlamaOracle::loss(const std::vector<std::int32_t>& tokens, const std::vec
   for (std::int64_t b = 0; b < config_.layers; ++b) {
     const std::string name = "layers." + std::to_string(b) + ".";
     const Matrix h = norm(x, parameter(name + "attention_norm"), config_.norm_eps);
-    const Matrix a = attend(multiply(h, parameter(name + "attention.qkv"), config_.qkv_width()), config_,
-                            static_cast<std::size_t>(sequences));
+    Matrix qkv = multiply(h, parameter(name + "attention.qkv"), config_.qkv_width());
+    const auto heads = static_cast<std::size_t>(config_.heads);
+    const auto kv_heads = static_cast<std::size_t>(config_.kv_heads);
+    const auto dim = static_cast<std::size_t>(config_.head_dim());
+    if (config_.qkv_bias) {
+      const double* bias = parameter(name + "attention.qkv_bias");
+      for (auto& row : qkv) {
+        for (std::size_t i = 0; i < row.size(); ++i) row[i] += bias[i];
+      }
+    }
+    if (config_.qk_norm) {
+      norm_heads(qkv, 0, heads, dim, parameter(name + "attention.q_norm"), config_.norm_eps);
+      norm_heads(qkv, heads * dim, kv_heads, dim, parameter(name + "attention.k_norm"), config_.norm_eps);
+    }
+    const Matrix a = attend(qkv, config_, static_cast<std::size_t>(sequences));
     add(x, multiply(a, parameter(name + "attention.output"), config_.width));
     const Matrix f = norm(x, parameter(name + "ffn_norm"), config_.norm_eps);
     const Matrix gate_up = multiply(f, parameter(name + "mlp.gate_up"), 2 * config_.ffn);

@@ -52,6 +52,12 @@ std::vector<float> copy_of(const Tensor& t) { return {t.data<float>(), t.data<fl
 void expect_gradients_match(const LlamaConfig& c, bool ignore_some) {
   const Recipe f32 = unquantised_recipe(ElementFormat::F32);
   Llama model(c, f32, 5, DType::F32);
+  std::mt19937 rng(7);
+  std::uniform_real_distribution<float> uniform(-0.4f, 0.4f);
+  for (const Parameter& p : model.parameters()) {  // gains and biases that are not where they start
+    if (p.value.dims() > 1) continue;
+    for (std::int64_t i = 0; i < p.value.numel(); ++i) p.value.data<float>()[i] += uniform(rng);
+  }
   Tokens t = random_tokens(c, 2, 11, ignore_some);
   model.prepare(1, false);
   std::int64_t count = 0;
@@ -86,6 +92,25 @@ TEST(Llama, GradientsEqualCentralDifferencesOfADoubleOracleWithUntiedHead) {
 }
 TEST(Llama, GradientsEqualCentralDifferencesWithGroupedQueriesAndTiedHead) {
   expect_gradients_match(tiny(1, true), false);
+}
+TEST(Llama, GradientsEqualCentralDifferencesWithBiasesOfQueryKeyAndValue) {
+  LlamaConfig c = tiny(1, true);
+  c.qkv_bias = true;
+  expect_gradients_match(c, false);
+}
+TEST(Llama, GradientsEqualCentralDifferencesWithQkNormAndWideHeads) {
+  LlamaConfig c = tiny(1, false);
+  c.qk_norm = true;
+  c.own_head_dim = 8;
+  expect_gradients_match(c, false);
+}
+TEST(Llama, GradientsEqualCentralDifferencesWithAllExtrasAndScaledRope) {
+  LlamaConfig c = tiny(2, false);
+  c.qkv_bias = c.qk_norm = true;
+  c.own_head_dim = 4;
+  c.rope_theta = 10;
+  c.rope_scaling = {.kind = RopeScaling::Kind::Llama3, .factor = 8, .original_seq = 16};
+  expect_gradients_match(c, false);
 }
 TEST(Llama, IgnoredTargetsGiveNoLossAndNoGradient) { expect_gradients_match(tiny(2, false), true); }
 
@@ -228,6 +253,25 @@ TEST(LlamaConfig, ParameterCountsEqualThePublishedQuartetSizes) {
   }
 }
 
+TEST(LlamaConfig, TomlOfAModelGivesTheModel) {
+  LlamaConfig c = tiny(1, true);
+  c.own_head_dim = 8;
+  c.qkv_bias = c.qk_norm = true;
+  c.context = 77;
+  c.rope_theta = 5e5;
+  for (const RopeScaling& scaling : {RopeScaling{},
+                                     {.kind = RopeScaling::Kind::Linear, .factor = 4},
+                                     {RopeScaling::Kind::Llama3, 32, 1.5, 4.5, 8192}}) {
+    c.rope_scaling = scaling;
+    const LlamaConfig again = read_llama_config(ConfigTable::parse_text(to_toml(c), "m.toml").table("model"));
+    EXPECT_EQ(to_toml(again), to_toml(c));
+    EXPECT_EQ(again.rope_scaling, scaling);
+    EXPECT_EQ(again.head_dim(), 8);
+    EXPECT_TRUE(again.qkv_bias && again.qk_norm);
+    EXPECT_EQ(again.context, 77);
+  }
+}
+
 TEST(LlamaConfig, WrongShapesAreRefusedWithALine) {
   const auto refuse = [](const char* text) {
     try {
@@ -242,6 +286,15 @@ TEST(LlamaConfig, WrongShapesAreRefusedWithALine) {
   EXPECT_EQ(refuse((base + "heads = 3\n").c_str()), "m.toml:7: key 'model.heads': 3 heads do not divide the width 10");
   EXPECT_NE(refuse((base + "heads = 2\n").c_str()).find("even"), std::string::npos);
   EXPECT_NE(refuse((base + "heads = 5\nkv_head = 5\n").c_str()).find("did you mean 'kv_heads'"), std::string::npos);
+  EXPECT_NE(refuse((base + "heads = 2\nhead_dim = 7\n").c_str()).find("even"), std::string::npos);
+  EXPECT_NE(refuse((base + "heads = 1\ncontext = 3\n").c_str()).find("more than the 3 positions"), std::string::npos);
+  const std::string rope = base + "heads = 1\n[model.rope_scaling]\n";
+  EXPECT_NE(refuse((rope + "kind = \"yarn\"\n").c_str()).find("'yarn' is not one of none, linear, llama3"),
+            std::string::npos);
+  EXPECT_NE(refuse((rope + "kind = \"llama3\"\n").c_str()).find("original_seq': is missing"), std::string::npos);
+  EXPECT_NE(refuse((rope + "kind = \"llama3\"\noriginal_seq = 9\nlow_freq_factor = 4\n").c_str())
+                .find("must be above low_freq_factor"),
+            std::string::npos);
   EXPECT_NE(refuse("[model]\nlayers = 1\n").find("'model.width': is missing"), std::string::npos);
 }
 

@@ -91,6 +91,23 @@ TEST(MemoryPlan, IsWithinFivePerCentOfTheArenasForModelsOfManyShapes) {
   }
 }
 
+TEST(MemoryPlan, IsWithinFivePerCentOfTheArenasForHeadsWithBiasNormAndWidthOfTheirOwn) {
+  LlamaConfig model = model_of(2, 256, 512, 300, 256);
+  model.qkv_bias = model.qk_norm = true;
+  model.own_head_dim = 128;
+  model.kv_heads = 2;
+  for (const Recompute level : {Recompute::None, Recompute::BlockParts, Recompute::Block}) {
+    const MemoryQuestion q{.model = model,
+                           .recipe = unquantised_recipe(ElementFormat::BF16),
+                           .sequences = 6,
+                           .recompute = level,
+                           .measured = false};
+    const MemoryPlan plan = plan_memory(q);
+    expect_within(plan.activations + plan.inputs, reached(q).activations, 0.05,
+                  "level " + std::to_string(static_cast<int>(level)));
+  }
+}
+
 TEST(MemoryPlan, CountsEveryParameterAndState) {
   MemoryQuestion q{.model = model_of(2, 128, 256, 100, 64), .recipe = unquantised_recipe(ElementFormat::BF16)};
   q.linears = {2, 2, 1, 2};

@@ -10,6 +10,11 @@ class RecomputeOf : public testing_support::ShippedRecipe {};
 TEST_P(RecomputeOf, GivesTheBitsOfWhatIsKept) { testing_support::expect_recomputed_bits(recipe_, Device::Cpu); }
 INSTANTIATE_TEST_SUITE_P(Recipes, RecomputeOf, testing::ValuesIn(shipped_recipes()), testing_support::recipe_test_name);
 
+TEST(Recompute, GivesTheBitsOfWhatIsKeptWithBiasesAndNormsOfHeads) {
+  testing_support::expect_recomputed_bits(load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/nvfp4.toml"),
+                                          Device::Cpu, testing_support::small_relative(2));
+}
+
 TEST(Recompute, TakesLessMemoryLevelByLevel) {
   for (const Recipe& recipe : {unquantised_recipe(ElementFormat::BF16),
                                load_recipe(std::string(NIBBLE_SOURCE_DIR) + "/recipes/quartet.toml")}) {

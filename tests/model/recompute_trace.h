@@ -36,9 +36,8 @@ struct Trace {
 };
 
 /// Steps `first`, and `first` + 1, which is measured.
-inline Trace trace_of(const Recipe& recipe, std::size_t stage, Recompute recompute, Device device,
+inline Trace trace_of(const LlamaConfig& c, const Recipe& recipe, std::size_t stage, Recompute recompute, Device device,
                       std::uint32_t first) {
-  const LlamaConfig c = small_llama(2);
   Llama model(c, recipe, 3, DType::BF16, device);
   model.set_stage(stage);
   model.set_recompute(recompute);
@@ -81,15 +80,15 @@ inline Trace trace_of(const Recipe& recipe, std::size_t stage, Recompute recompu
 }
 
 /// Every level gives the bits of what is kept, in every stage.
-inline void expect_recomputed_bits(const Recipe& recipe, Device device) {
+inline void expect_recomputed_bits(const Recipe& recipe, Device device, const LlamaConfig& c = small_llama(2)) {
   // Outlier channels are chosen at the end of their window, which the steps straddle; elsewhere any steps do.
   const OutlierChannels& outliers = recipe.base().outlier_channels;
   const auto first = static_cast<std::uint32_t>(outliers.enabled() ? outliers.last_step : 1);
   for (std::size_t stage = 0; stage < recipe.stages.size(); ++stage) {
-    const Trace kept = trace_of(recipe, stage, Recompute::None, device, first);
+    const Trace kept = trace_of(c, recipe, stage, Recompute::None, device, first);
     for (const auto& [name, level] : {std::pair{"block-parts", Recompute::BlockParts}, {"block", Recompute::Block}}) {
       SCOPED_TRACE(fmt::format("{}, stage {}", name, stage));
-      const Trace again = trace_of(recipe, stage, level, device, first);
+      const Trace again = trace_of(c, recipe, stage, level, device, first);
       EXPECT_EQ(again.losses, kept.losses);
       EXPECT_EQ(std::memcmp(again.quality.data(), kept.quality.data(), kept.quality.size() * sizeof(double)), 0);
       EXPECT_TRUE(again.gradients == kept.gradients);

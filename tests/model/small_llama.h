@@ -18,4 +18,12 @@ inline LlamaConfig small_llama(std::int64_t layers) {
   return c;
 }
 
+/// The same with what Llama's relatives add.
+inline LlamaConfig small_relative(std::int64_t layers) {
+  LlamaConfig c = small_llama(layers);
+  c.qkv_bias = c.qk_norm = true;
+  c.own_head_dim = 64;
+  return c;
+}
+
 }  // namespace nibble::testing_support

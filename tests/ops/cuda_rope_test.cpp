@@ -19,7 +19,7 @@ void expect_rotation(const Case& c, DType dtype, bool misaligned) {
                            dtype_name(dtype), misaligned ? ", misaligned" : ""));
   const OwnedTensor cos(DType::F32, {c.seq, c.head_dim / 2});
   const OwnedTensor sin(DType::F32, {c.seq, c.head_dim / 2});
-  rope_tables(1e4f, cos, sin);
+  rope_tables(1e4f, {}, cos, sin);
   const OwnedTensor gpu_cos = on_gpu(cos);
   const OwnedTensor gpu_sin = on_gpu(sin);
   const OwnedTensor x = random_tensor(dtype, {c.batch * c.seq, (c.heads + 2 * c.kv_heads) * c.head_dim}, 1);
@@ -48,10 +48,10 @@ TEST(CudaRope, TablesHaveTheCpusBits) {
   NIBBLE_NEEDS_GPU();
   const OwnedTensor cos(DType::F32, {130, 24});
   const OwnedTensor sin(DType::F32, {130, 24});
-  rope_tables(5e5f, cos, sin);
+  rope_tables(5e5f, {}, cos, sin);
   const OwnedTensor gpu_cos = zeros_on_gpu(DType::F32, {130, 24});
   const OwnedTensor gpu_sin = zeros_on_gpu(DType::F32, {130, 24});
-  rope_tables(5e5f, gpu_cos, gpu_sin);
+  rope_tables(5e5f, {}, gpu_cos, gpu_sin);
   expect_same_bits(cos, gpu_cos, "cos");
   expect_same_bits(sin, gpu_sin, "sin");
 }

@@ -23,7 +23,7 @@ constexpr float kTheta = 10000.0f;
 struct Tables {
   Tables(std::int64_t seq, std::int64_t head_dim, float theta = kTheta)
       : cos(DType::F32, {seq, head_dim / 2}), sin(DType::F32, {seq, head_dim / 2}) {
-    rope_tables(theta, cos, sin);
+    rope_tables(theta, {}, cos, sin);
   }
   OwnedTensor cos, sin;
 };
@@ -188,6 +188,34 @@ TEST(RopeTables, AreRoundedFromDouble) {
       const double angle = static_cast<double>(t) * std::pow(500000.0, -2.0 * static_cast<double>(j) / (2 * kHalf));
       EXPECT_NEAR(tables.cos.view().data<float>()[t * kHalf + j], std::cos(angle), 1e-7);
       EXPECT_NEAR(tables.sin.view().data<float>()[t * kHalf + j], std::sin(angle), 1e-7);
+    }
+  }
+}
+
+// Of Llama 3.1, by the definition: the shortest wavelengths stay, the longest grow by the factor, and between both ends
+// the frequency falls without a jump.
+TEST(RopeScaling, Llama3KeepsShortWavelengthsAndStretchesLongOnes) {
+  const RopeScaling llama3{RopeScaling::Kind::Llama3, 8, 1, 4, 8192};
+  const auto frequency = [](double wavelength) { return 2 * M_PI / wavelength; };
+  EXPECT_DOUBLE_EQ(scaled_frequency(frequency(2000), llama3), frequency(2000));
+  EXPECT_DOUBLE_EQ(scaled_frequency(frequency(9000), llama3), frequency(9000) / 8);
+  const double middle = frequency(8192 / 2.5);  // half way between the ends: s = 1/2
+  EXPECT_NEAR(scaled_frequency(middle, llama3), (0.5 / 8 + 0.5) * middle, 1e-15);
+  for (const double end : {2048.0, 8192.0}) {
+    const double below = scaled_frequency(frequency(end * 0.999999), llama3);
+    EXPECT_NEAR(below, scaled_frequency(frequency(end * 1.000001), llama3), 1e-5 * below);
+  }
+}
+
+TEST(RopeScaling, LinearPutsPositionsCloserTogether) {
+  constexpr std::int64_t kSeq = 16, kHalf = 4;
+  const Tables plain(kSeq, 2 * kHalf);
+  const OwnedTensor cos(DType::F32, {kSeq, kHalf}), sin(DType::F32, {kSeq, kHalf});
+  rope_tables(kTheta, {.kind = RopeScaling::Kind::Linear, .factor = 4}, cos, sin);
+  for (std::int64_t t = 0; t < kSeq; t += 4) {
+    for (std::int64_t j = 0; j < kHalf; ++j) {
+      EXPECT_EQ(cos.view().data<float>()[t * kHalf + j], plain.cos.view().data<float>()[t / 4 * kHalf + j]);
+      EXPECT_EQ(sin.view().data<float>()[t * kHalf + j], plain.sin.view().data<float>()[t / 4 * kHalf + j]);
     }
   }
 }

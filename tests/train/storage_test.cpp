@@ -1,4 +1,5 @@
 // Weights that are stored in half and gradients in BF16: the bits of F32 storage, or their roundings.
+#include "nibble/model/hugging_face.h"
 #include "nibble/ops/reduce.h"
 #include "tests/train/small_run.h"
 #include "tests/train/storage_trace.h"

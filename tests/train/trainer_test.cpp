@@ -10,6 +10,7 @@
 
 #include "nibble/io/run_log.h"
 #include "nibble/io/safetensors.h"
+#include "nibble/model/hugging_face.h"
 #include "nibble/train/compare.h"
 #include "nibble/train/metrics.h"
 #include "tests/train/small_run.h"

@@ -6,6 +6,7 @@
 #include "nibble/cli/arguments.h"
 #include "nibble/data/dataset.h"
 #include "nibble/data/tokenizer.h"
+#include "nibble/model/hugging_face.h"
 #include "nibble/numerics/philox.h"
 #include "nibble/train/checkpoint.h"
 
@@ -56,12 +57,7 @@ class GenerateCommand final : public Command {
   }
   int run() override {
     const Device device = device_of(device_);
-    std::filesystem::path checkpoint = run_;
-    if (!std::filesystem::exists(checkpoint / "state.json")) {
-      const auto newest = newest_checkpoint(run_);
-      if (!newest) user_error("'{}' holds no checkpoint: train first, or name another folder", run_.string());
-      checkpoint = *newest;
-    }
+    const std::filesystem::path checkpoint = find_checkpoint(run_);
     const TrainState state = load_state(checkpoint);
     const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
     const Tokenizer tokenizer = Tokenizer::load(tokenizer_.empty() ? config.data / kTokenizerFile : tokenizer_);

@@ -52,17 +52,22 @@ class CommonParts {
     const auto vocab = static_cast<double>(m_.vocab);
     const auto rotated = static_cast<double>((m_.heads + m_.kv_heads) * m_.head_dim());
 
-    // Causal attention: scores and values are two products of seq / 2 by the width, 2 FLOPs each.
-    const double forward = 2 * 2 * tokens * static_cast<double>(seq) / 2 * width * layers;
-    const double heads_bytes = 2 * tokens * (qkv + width) * layers;
+    // Causal attention: scores and values are two products of seq / 2 by the heads' width, 2 FLOPs each.
+    const auto attended = static_cast<double>(m_.attention_width());
+    const double forward = 2 * 2 * tokens * static_cast<double>(seq) / 2 * attended * layers;
+    const double heads_bytes = 2 * tokens * (qkv + attended) * layers;
     attention(parts, "attention core, forward", passes, forward, heads_bytes);
     attention(parts, "attention core, backward", passes, 2.5 * forward, 2 * heads_bytes);
 
     // RMSNorm: FP32 stream in, BF16 out; backward reads both and dY and adds into the stream's gradient. Rotary
-    // embedding in place. SwiGLU in BF16. Two FP32 residual additions.
+    // embedding in place. SwiGLU in BF16. Two FP32 residual additions. In place on BF16 too: the bias, read again for
+    // its gradient, and the norm of heads, with a copy that the backward reads.
     const double norm_bytes = (6 + 14) * width;
-    const double block_bytes = 2 * norm_bytes + 8 * rotated + (6 + 10) * ffn + 2 * 8 * width;
-    const double block_flops = 2 * 12 * width + 12 * rotated + 15 * ffn + 4 * width;
+    const double bias = m_.qkv_bias ? qkv : 0;
+    const double normed = m_.qk_norm ? rotated : 0;
+    const double block_bytes =
+        2 * norm_bytes + 8 * rotated + (6 + 10) * ffn + 2 * 8 * width + 6 * bias + (6 + 6) * normed;
+    const double block_flops = 2 * 12 * width + 12 * rotated + 15 * ffn + 4 * width + 2 * bias + 12 * normed;
     element(parts, "norms and elementwise", passes, tokens * (layers * block_flops + 12 * width),
             tokens * (layers * block_bytes + norm_bytes));
 

@@ -37,15 +37,16 @@ double linear_time(const LinearRecipe& recipe, const LinearShape& shape) {
   return time + residual_products * residual_density(recipe) * flops / kFp8Rate;
 }
 
-/// What no recipe changes, a token: head, causal attention core, norms (4 a value), rotary embedding (3), SwiGLU (5)
-/// and residual additions (1), the backward at twice the forward.
+/// What no recipe changes, a token: head, causal attention core, norms (4 a value), rotary embedding (3), biases
+/// (1), norms of heads (4), SwiGLU (5) and residual additions (1), the backward at twice the forward.
 double other_time(const LlamaConfig& m) {
   const auto layers = static_cast<double>(m.layers);
   const auto width = static_cast<double>(m.width);
   const double rotated = static_cast<double>((m.heads + m.kv_heads) * m.head_dim());
+  const double extras = (m.qkv_bias ? static_cast<double>(m.qkv_width()) : 0) + (m.qk_norm ? 4 * rotated : 0);
   const double elementwise =
-      layers * (2 * 4 * width + 3 * rotated + 5 * static_cast<double>(m.ffn) + 2 * width) + 4 * width;
-  const double core = layers * 2 * width * static_cast<double>(m.seq);
+      layers * (2 * 4 * width + 3 * rotated + extras + 5 * static_cast<double>(m.ffn) + 2 * width) + 4 * width;
+  const double core = layers * 2 * static_cast<double>(m.attention_width()) * static_cast<double>(m.seq);
   const double head = 2 * static_cast<double>(m.vocab) * width;
   return 3 * (elementwise + core + head);
 }

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "nibble/data/text_reader.h"
+#include "nibble/model/hugging_face.h"
 #include "nibble/recipe/names.h"
 #include "nibble/tensor/device.h"
 #include "nibble/train/checkpoint.h"
@@ -134,16 +135,6 @@ RecipeInspection inspect_recipe(const Pass& pass, const Recipe& recipe) {
 }
 
 }  // namespace
-
-std::filesystem::path find_checkpoint(const std::filesystem::path& checkpoint_or_run) {
-  if (std::filesystem::exists(checkpoint_or_run / "state.json")) return checkpoint_or_run;
-  const auto newest = newest_checkpoint(checkpoint_or_run);
-  if (!newest) {
-    user_error("'{}' holds no checkpoint: name the folder of a run or one of its checkpoints",
-               checkpoint_or_run.string());
-  }
-  return *newest;
-}
 
 std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, const Tokenizer& tokenizer,
                                             const LlamaConfig& model, std::int64_t sequences) {

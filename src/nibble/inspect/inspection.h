@@ -47,9 +47,6 @@ struct Inspection {
   std::vector<RecipeInspection> recipes;
 };
 
-/// A folder with state.json, or the newest checkpoint of a run's folder. UserError where there is none.
-std::filesystem::path find_checkpoint(const std::filesystem::path& checkpoint_or_run);
-
 /// The first `sequences` * seq + 1 ids of the text as training would see it: documents with </s> between them.
 /// UserError where the text is too short or the tokenizer is not the model's.
 std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, const Tokenizer& tokenizer,

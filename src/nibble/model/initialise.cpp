@@ -46,7 +46,7 @@ void initialise_parameters(const LlamaConfig& config, std::vector<Parameter>& pa
     if (p.value.device() != Device::Cpu || p.in_half()) staged = OwnedTensor(DType::F32, p.value.shape());
     const Tensor value = staged.view().defined() ? staged.view() : p.value;
     if (p.value.dims() == 1) {
-      std::fill_n(value.data<float>(), value.numel(), 1.0f);
+      std::fill_n(value.data<float>(), value.numel(), p.name.ends_with("bias") ? 0.0f : 1.0f);
       copy(value, p.value);
       continue;
     }

@@ -1,11 +1,14 @@
 #include "nibble/model/llama.h"
 
 #include <algorithm>
+#include <map>
 
 #include "nibble/model/initialise.h"
 #include "nibble/ops/attention.h"
+#include "nibble/ops/bias.h"
 #include "nibble/ops/cross_entropy.h"
 #include "nibble/ops/embedding.h"
+#include "nibble/ops/head_norm.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/rmsnorm.h"
 #include "nibble/ops/rope.h"
@@ -16,13 +19,15 @@ namespace nibble {
 
 struct Llama::Block {
   std::size_t attention_norm, qkv, output, ffn_norm, gate_up, down;  // indices into parameters_
+  std::size_t qkv_bias, q_norm, k_norm;                              // where the model has them
 };
 
 struct Llama::BlockSaved {
   Tensor x;         // residual stream at the block's input, F32 [T, d]
   Tensor x_middle;  // after attention
   Tensor attention_rstd, ffn_rstd;
-  Tensor qkv;  // after rotation
+  Tensor heads, head_rstd;  // query and key heads before their norm, where they have one
+  Tensor qkv;               // after rotation
   Tensor attended, lse;
   Tensor gate_up;
   Linear::Saved qkv_in, output_in, gate_up_in, down_in;
@@ -99,7 +104,7 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
   initialise_parameters(config_, parameters_, seed);
   rope_cos_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2}, device_);
   rope_sin_ = OwnedTensor(DType::F32, {config_.seq, config_.head_dim() / 2}, device_);
-  rope_tables(static_cast<float>(config_.rope_theta), rope_cos_, rope_sin_);
+  rope_tables(static_cast<float>(config_.rope_theta), config_.rope_scaling, rope_cos_, rope_sin_);
 }
 
 Llama::~Llama() = default;
@@ -120,57 +125,53 @@ void Llama::create_parameters() {
   std::int64_t grad_offset = 0;
   std::int64_t linear_offset = 0;
   std::int64_t linear = 0;
-  const auto piece = [&](const Tensor& of, std::int64_t offset, std::initializer_list<std::int64_t> shape) {
+  const auto piece = [&](const Tensor& of, std::int64_t offset, std::span<const std::int64_t> shape) {
     const auto bytes = static_cast<std::size_t>(offset) * dtype_size(of.dtype());
     return Tensor(static_cast<std::byte*>(of.raw()) + bytes, of.dtype(), shape, device_);
   };
-  const auto add = [&](std::string name, std::initializer_list<std::int64_t> shape, bool decay,
-                       std::vector<Parameter::Part> parts) {
-    const bool of_linear = name.starts_with("layers.") && shape.size() == 2;
+  std::map<std::string, std::size_t> index;  // of each parameter
+  for (ParameterShape& s : parameter_shapes(config_)) {
+    const bool of_linear = s.name.starts_with("layers.") && s.shape.size() == 2;
     Parameter p;
-    p.name = std::move(name);
-    p.decay = decay;
-    p.parts = std::move(parts);
-    p.value = Tensor(nullptr, DType::F32, shape, device_);
+    p.name = std::move(s.name);
+    p.decay = s.decay;
+    p.parts = std::move(s.parts);
+    p.value = Tensor(nullptr, DType::F32, s.shape, device_);
     const std::int64_t count = p.value.numel();
     if (of_linear && half) {
-      p.half = {piece(half_values_, linear_offset, shape), half_scales_.view().elements(linear, linear + 1)};
+      p.half = {piece(half_values_, linear_offset, s.shape), half_scales_.view().elements(linear, linear + 1)};
     } else {
-      p.value = piece(values_, value_offset, shape);
+      p.value = piece(values_, value_offset, s.shape);
       value_offset += count;
     }
     if (of_linear && narrow) {
-      p.grad = piece(narrow_grads_, linear_offset, shape);
+      p.grad = piece(narrow_grads_, linear_offset, s.shape);
     } else {
-      p.grad = piece(grads_, grad_offset, shape);
+      p.grad = piece(grads_, grad_offset, s.shape);
       grad_offset += count;
     }
     if (of_linear) linear_offset += count;
     if (of_linear) ++linear;
+    index[p.name] = parameters_.size();
     parameters_.push_back(std::move(p));
-    return parameters_.size() - 1;
-  };
-  const std::int64_t d = config_.width;
-  const std::int64_t kv = config_.kv_heads * config_.head_dim();
-  embedding_ = add("embedding", {config_.vocab, d}, false, {{"model.embed_tokens.weight", config_.vocab}});
+  }
+  embedding_ = index.at("embedding");
+  final_norm_ = index.at("final_norm");
+  head_ = config_.tied_head ? embedding_ : index.at("head");
   for (std::int64_t b = 0; b < config_.layers; ++b) {
-    const std::string name = fmt::format("layers.{}.", b);
-    const std::string hf = fmt::format("model.layers.{}.", b);
+    const auto at = [&](const char* name) { return index.at(fmt::format("layers.{}.{}", b, name)); };
     Block block{};
-    block.attention_norm = add(name + "attention_norm", {d}, false, {{hf + "input_layernorm.weight", 1}});
-    block.qkv = add(name + "attention.qkv", {config_.qkv_width(), d}, true,
-                    {{hf + "self_attn.q_proj.weight", d},
-                     {hf + "self_attn.k_proj.weight", kv},
-                     {hf + "self_attn.v_proj.weight", kv}});
-    block.output = add(name + "attention.output", {d, d}, true, {{hf + "self_attn.o_proj.weight", d}});
-    block.ffn_norm = add(name + "ffn_norm", {d}, false, {{hf + "post_attention_layernorm.weight", 1}});
-    block.gate_up = add(name + "mlp.gate_up", {2 * config_.ffn, d}, true,
-                        {{hf + "mlp.gate_proj.weight", config_.ffn}, {hf + "mlp.up_proj.weight", config_.ffn}});
-    block.down = add(name + "mlp.down", {d, config_.ffn}, true, {{hf + "mlp.down_proj.weight", d}});
+    block.attention_norm = at("attention_norm");
+    block.qkv = at("attention.qkv");
+    if (config_.qkv_bias) block.qkv_bias = at("attention.qkv_bias");
+    if (config_.qk_norm) block.q_norm = at("attention.q_norm");
+    if (config_.qk_norm) block.k_norm = at("attention.k_norm");
+    block.output = at("attention.output");
+    block.ffn_norm = at("ffn_norm");
+    block.gate_up = at("mlp.gate_up");
+    block.down = at("mlp.down");
     blocks_.push_back(block);
   }
-  final_norm_ = add("final_norm", {d}, false, {{"model.norm.weight", 1}});
-  head_ = config_.tied_head ? embedding_ : add("head", {config_.vocab, d}, true, {{"lm_head.weight", config_.vocab}});
   const std::int64_t all = value_offset + (half ? linear_offset : 0);
   require(all == n, "parameter count {} differs from the configuration's {}", all, n);
 }
@@ -289,10 +290,18 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
           saved.attention_rstd);
   };
   saved.qkv_in = product(kQkv, d, attention_norm, saved.qkv, {});
+  if (config_.qkv_bias) timed(profile_, "bias", bias_forward, saved.qkv, parameters_[block.qkv_bias].value);
+  if (config_.qk_norm) {
+    saved.heads = arena_.allocate(activations_, {tokens, (config_.heads + config_.kv_heads) * config_.head_dim()});
+    saved.head_rstd = arena_.allocate(DType::F32, {tokens, config_.heads + config_.kv_heads});
+    const HeadGains gains{parameters_[block.q_norm].value, parameters_[block.k_norm].value};
+    timed(profile_, "head norm", head_norm_forward, saved.qkv, config_.heads, config_.kv_heads, gains, eps, saved.heads,
+          saved.head_rstd);
+  }
   const Tensor cos = rope_cos_.view().row_range(0, seq);
   const Tensor sin = rope_sin_.view().row_range(0, seq);
   timed(profile_, "rope", rope_forward, saved.qkv, config_.heads, config_.kv_heads, cos, sin);
-  saved.attended = arena_.allocate(activations_, {tokens, d});
+  saved.attended = arena_.allocate(activations_, {tokens, config_.attention_width()});
   saved.lse = arena_.allocate(DType::F32, {sequences * config_.heads, seq});
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
@@ -348,7 +357,7 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
   timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x_middle, parameters_[block.ffn_norm].value,
         saved.ffn_rstd, dx, parameters_[block.ffn_norm].grad, arena_);
 
-  const Tensor d_attended = arena_.allocate(activations_, {tokens, d});
+  const Tensor d_attended = arena_.allocate(activations_, {tokens, config_.attention_width()});
   linear_backward(first + kOutput, dx, saved.output_in, d_attended, pass);
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   const Tensor dqkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
@@ -356,6 +365,14 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
         arena_);
   timed(profile_, "rope", rope_backward, dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
         rope_sin_.view().row_range(0, seq));
+  if (config_.qk_norm) {
+    const Parameter& q_norm = parameters_[block.q_norm];
+    const Parameter& k_norm = parameters_[block.k_norm];
+    timed(profile_, "head norm", head_norm_backward, dqkv, config_.heads, config_.kv_heads,
+          HeadGains{q_norm.value, k_norm.value}, saved.heads, saved.head_rstd, HeadGains{q_norm.grad, k_norm.grad},
+          arena_);
+  }
+  if (config_.qkv_bias) timed(profile_, "bias", bias_backward, dqkv, parameters_[block.qkv_bias].grad, arena_);
   if (missing(kQkv, saved.qkv_in)) {
     restore_input(saved.qkv_in, arena_.allocate(activations_, {tokens, d}));
     timed(profile_, "rmsnorm", rmsnorm_forward, saved.x, parameters_[block.attention_norm].value, eps,

@@ -8,6 +8,7 @@
 
 #include "nibble/model/config.h"
 #include "nibble/model/memory.h"
+#include "nibble/model/parameter_shapes.h"
 #include "nibble/model/recompute.h"
 #include "nibble/optim/adamw.h"
 #include "nibble/recipe/linear.h"
@@ -26,20 +27,28 @@ struct ParameterStorage {
 };
 
 /// A named parameter, most of them a piece of the flat buffer. Query, key and value matrices are one tensor, as are
-/// gate and up: `parts` gives their names in the Hugging Face layout, stacked by rows.
+/// gate and up: `parts` gives their names in the Hugging Face layout, stacked by rows, or by elements where the
+/// parameter is a vector.
 struct Parameter {
   std::string name;    ///< "layers.0.attention.qkv"
   Tensor value;        ///< F32; a shape without memory where `half` holds the values
   Tensor grad;         ///< F32 or BF16, same shape
   ScaledTensor half;   ///< F16, same shape; undefined where `value` holds them
-  bool decay = false;  ///< weight decay applies: matrices except the embedding
+  bool decay = false;  ///< weight decay applies: matrices except the embedding; no gain, no bias
   bool in_half() const { return half.data.defined(); }
-  struct Part {
-    std::string hf_name;  ///< "model.layers.0.self_attn.q_proj.weight"
-    std::int64_t rows = 0;
-  };
-  std::vector<Part> parts;
+  std::vector<ParameterPart> parts;
 };
+
+/// Calls f(Hugging Face name, the part of `values`) for every part of the parameter; `values` has its shape.
+template <class F>
+void for_each_part(const Parameter& parameter, const Tensor& values, F&& f) {
+  std::int64_t row = 0;
+  for (const ParameterPart& part : parameter.parts) {
+    const std::int64_t end = row + part.rows;
+    f(part.hf_name, values.dims() == 1 ? values.elements(row, end) : values.row_range(row, end));
+    row = end;
+  }
+}
 
 /// A copy of the parameter in F32, on its device.
 OwnedTensor values_of(const Parameter& parameter);

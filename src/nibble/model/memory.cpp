@@ -179,7 +179,12 @@ class StepWalk {
     arena_.take(per_token(2.0 * static_cast<double>(m_.qkv_width())));
     linear_input(layer(block, 0), keep_inputs);
     linear_forward(layer(block, 0), true, false);
-    arena_.take(per_token(2 * d));
+    if (m_.qk_norm) {
+      const auto heads = static_cast<double>(m_.heads + m_.kv_heads);
+      arena_.take(per_token(2 * heads * static_cast<double>(m_.head_dim())));
+      arena_.take(per_token(4 * heads));
+    }
+    arena_.take(per_token(2.0 * static_cast<double>(m_.attention_width())));
     arena_.take(per_token(4.0 * static_cast<double>(m_.heads)));
     attention_scratch(1);
     arena_.take(per_token(4 * d));
@@ -335,7 +340,8 @@ class StepWalk {
   /// Forward, or twice as many tiles of a thread for the backward; cuDNN sums dQ in FP32.
   void attention_scratch(int tensors) {
     const auto head = static_cast<double>(m_.head_dim());
-    if (gpu()) return arena_.touch(tensors == 1 ? 0 : per_token(4.0 * static_cast<double>(m_.width + 2 * m_.heads)));
+    if (gpu())
+      return arena_.touch(tensors == 1 ? 0 : per_token(4.0 * static_cast<double>(m_.attention_width() + 2 * m_.heads)));
     constexpr double kBlock = 64;
     const double blocks = std::ceil(static_cast<double>(m_.seq) / kBlock);
     arena_.touch(4 * omp_get_max_threads() * tensors *
@@ -361,10 +367,12 @@ class StepWalk {
       linear_backward(gate_up);
     }
     norm_scratch();
-    arena_.take(per_token(2 * d));
+    arena_.take(per_token(2.0 * static_cast<double>(m_.attention_width())));
     linear_backward(layer(block, 1));
     arena_.take(per_token(2.0 * static_cast<double>(m_.qkv_width())));
     attention_scratch(2);
+    if (m_.qk_norm) partial_sums(2 * m_.head_dim());
+    if (m_.qkv_bias) partial_sums(m_.qkv_width());
     missing_input(qkv);
     linear_backward(qkv);
     norm_scratch();
@@ -376,7 +384,9 @@ class StepWalk {
       arena_.take(2 * product_of(tokens_, l.inputs));
   }
 
-  void norm_scratch() { arena_.touch(4 * std::min(256.0, per_token(1.0 / 32)) * static_cast<double>(m_.width)); }
+  /// Of a gradient of n elements that is a sum over the tokens.
+  void partial_sums(std::int64_t n) { arena_.touch(4 * std::min(256.0, per_token(1.0 / 32)) * static_cast<double>(n)); }
+  void norm_scratch() { partial_sums(m_.width); }
 
   void head() {
     const LedgerScope scope(arena_);

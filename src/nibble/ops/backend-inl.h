@@ -7,6 +7,9 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
                         const Tensor& dout, const Tensor& dqkv, Arena& scratch);
 std::string attention_backend(const AttentionShape& shape);
 
+void bias_forward(const Tensor& y, const Tensor& bias);
+void bias_backward(const Tensor& dy, const Tensor& dbias, Arena& scratch);
+
 void cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss);
 void cross_entropy_forward_backward(const Tensor& logits, const Tensor& targets, float scale, const Tensor& loss,
                                     const Tensor& dlogits);
@@ -19,6 +22,11 @@ MxRowCount mx_row_count();
 void gemm(const GemmOperand& a, const GemmOperand& b, const Tensor& c, Accumulate accumulate, Arena& scratch);
 void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b, const Tensor& c, Arena& scratch);
 
+void head_norm_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const HeadGains& gains, float eps,
+                       const Tensor& before, const Tensor& rstd);
+void head_norm_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const HeadGains& gains,
+                        const Tensor& before, const Tensor& rstd, const HeadGains& dgains, Arena& scratch);
+
 double sum_of_squares(const Tensor& x);
 void scale_in_place(const Tensor& x, float factor);
 void add_in_place(const Tensor& to, const Tensor& from);
@@ -28,7 +36,7 @@ void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tenso
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
                       const Tensor& dgain, Arena& scratch);
 
-void rope_tables(float theta, const Tensor& cos, const Tensor& sin);
+void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin);
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
 void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
 

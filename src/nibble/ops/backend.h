@@ -2,9 +2,11 @@
 #pragma once
 
 #include "nibble/ops/attention.h"
+#include "nibble/ops/bias.h"
 #include "nibble/ops/cross_entropy.h"
 #include "nibble/ops/embedding.h"
 #include "nibble/ops/gemm.h"
+#include "nibble/ops/head_norm.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/rmsnorm.h"
 #include "nibble/ops/rope.h"

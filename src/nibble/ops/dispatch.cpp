@@ -54,6 +54,18 @@ void require_product(const GemmOperand& a, const GemmOperand& b, const Tensor& c
   require(c.dtype() == DType::F32 || c.dtype() == DType::BF16, "gemm: C is {}, not F32 or BF16", to_string(c));
 }
 
+void require_heads(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const HeadGains& gains,
+                   const Tensor& before, const Tensor& rstd) {
+  const std::int64_t dim = gains.query.numel();
+  const std::int64_t turned = heads + kv_heads;
+  require(gains.key.numel() == dim && (qkv.numel() == 0 || qkv.cols() == (turned + kv_heads) * dim) &&
+              rstd.numel() == qkv.rows() * turned,
+          "head_norm: {} with {} heads, {} key/value heads, gains {}, rstd {}", to_string(qkv), heads, kv_heads,
+          to_string(gains.query), to_string(rstd));
+  require(before.numel() == qkv.rows() * turned * dim && before.dtype() == qkv.dtype(), "head_norm: {}, before {}",
+          to_string(qkv), to_string(before));
+}
+
 void require_rope(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin) {
   const std::int64_t half = cos.cols();
   require(cos.numel() == sin.numel() && sin.cols() == half, "rope: cos is {}, sin is {}", to_string(cos),
@@ -90,6 +102,18 @@ void attention_backward(const AttentionShape& shape, const Tensor& qkv, const Te
   require(dqkv.numel() == qkv.numel() && dqkv.dtype() == qkv.dtype(), "attention: qkv is {}, dqkv is {}",
           to_string(qkv), to_string(dqkv));
   (gpu ? cuda::attention_backward : cpu::attention_backward)(shape, qkv, out, lse, dout, dqkv, scratch);
+}
+
+void bias_forward(const Tensor& y, const Tensor& bias) {
+  const bool gpu = on_gpu("bias_forward", y, bias);
+  require(bias.numel() == y.cols(), "bias_forward: y {}, bias {}", to_string(y), to_string(bias));
+  (gpu ? cuda::bias_forward : cpu::bias_forward)(y, bias);
+}
+
+void bias_backward(const Tensor& dy, const Tensor& dbias, Arena& scratch) {
+  const bool gpu = on_gpu("bias_backward", scratch, dy, dbias);
+  require(dbias.numel() == dy.cols(), "bias_backward: dy {}, dbias {}", to_string(dy), to_string(dbias));
+  (gpu ? cuda::bias_backward : cpu::bias_backward)(dy, dbias, scratch);
 }
 
 void cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss) {
@@ -168,6 +192,25 @@ void gemm_onto(const Tensor& addend, const GemmOperand& a, const GemmOperand& b,
   (gpu ? cuda::gemm_onto : cpu::gemm_onto)(addend, a, b, c, scratch);
 }
 
+void head_norm_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const HeadGains& gains, float eps,
+                       const Tensor& before, const Tensor& rstd) {
+  const bool gpu = on_gpu("head_norm_forward", qkv, gains.query, gains.key, before, rstd);
+  require_heads(qkv, heads, kv_heads, gains, before, rstd);
+  (gpu ? cuda::head_norm_forward : cpu::head_norm_forward)(qkv, heads, kv_heads, gains, eps, before, rstd);
+}
+
+void head_norm_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const HeadGains& gains,
+                        const Tensor& before, const Tensor& rstd, const HeadGains& dgains, Arena& scratch) {
+  const bool gpu =
+      on_gpu("head_norm_backward", scratch, dqkv, gains.query, gains.key, before, rstd, dgains.query, dgains.key);
+  require_heads(dqkv, heads, kv_heads, gains, before, rstd);
+  require(dgains.query.numel() == gains.query.numel() && dgains.key.numel() == gains.key.numel(),
+          "head_norm_backward: gains {}, their gradients {} and {}", to_string(gains.query), to_string(dgains.query),
+          to_string(dgains.key));
+  (gpu ? cuda::head_norm_backward : cpu::head_norm_backward)(dqkv, heads, kv_heads, gains, before, rstd, dgains,
+                                                             scratch);
+}
+
 double sum_of_squares(const Tensor& x) {
   return (on_gpu("sum_of_squares", x) ? cuda::sum_of_squares : cpu::sum_of_squares)(x);
 }
@@ -202,11 +245,11 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
   (gpu ? cuda::rmsnorm_backward : cpu::rmsnorm_backward)(dy, x, gain, rstd, dx, dgain, scratch);
 }
 
-void rope_tables(float theta, const Tensor& cos, const Tensor& sin) {
+void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin) {
   const bool gpu = on_gpu("rope_tables", cos, sin);
   require(cos.numel() == sin.numel() && cos.cols() == sin.cols(), "rope_tables: cos is {}, sin is {}", to_string(cos),
           to_string(sin));
-  (gpu ? cuda::rope_tables : cpu::rope_tables)(theta, cos, sin);
+  (gpu ? cuda::rope_tables : cpu::rope_tables)(theta, scaling, cos, sin);
 }
 
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin) {

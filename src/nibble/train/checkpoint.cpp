@@ -8,7 +8,7 @@
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
-#include "nibble/io/safetensors.h"
+#include "nibble/io/safetensors_folder.h"
 #include "nibble/tensor/device.h"
 
 namespace nibble {
@@ -17,7 +17,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kRecipeFile = "recipe.safetensors";
@@ -37,17 +36,6 @@ std::vector<fs::path> list_checkpoints(const fs::path& run) {
   return found;
 }
 
-/// Calls f(Hugging Face name, rows of `values`) for every part of the parameter.
-template <class F>
-void for_each_part(const Parameter& p, const Tensor& values, F&& f) {
-  if (p.parts.size() == 1) return f(p.parts[0].hf_name, values);
-  std::int64_t row = 0;
-  for (const Parameter::Part& part : p.parts) {
-    f(part.hf_name, values.row_range(row, row + part.rows));
-    row += part.rows;
-  }
-}
-
 nlohmann::json stage_json(const StageState& stage) {
   return {{"stage", stage.stage},
           {"began", stage.began},
@@ -64,6 +52,22 @@ StageState parse_stage(const nlohmann::json& json) {
   json.at("rewarm_began").get_to(stage.rewarm_began);
   json.at("rewarm_steps").get_to(stage.rewarm_steps);
   return stage;
+}
+
+nlohmann::json state_json(const TrainState& state, const nlohmann::json& checksums) {
+  return {{"format", kFormatVersion},
+          {"step", state.step},
+          {"tokens", state.tokens},
+          {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
+          {"config", state.config},
+          {"recipe", state.recipe},
+          {"data_fingerprint", state.data_fingerprint},
+          {"stage", stage_json(state.stage)},
+          {"alarms",
+           {{"active", state.alarms.active},
+            {"losses", state.alarms.losses},
+            {"gradient_norms", state.alarms.gradient_norms}}},
+          {"checksums", checksums}};
 }
 
 AlarmState parse_alarms(const nlohmann::json& json) {
@@ -107,13 +111,13 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
       weights.push_back(safetensors_entry(name, on_cpu(rows)));
     });
   }
-  const std::uint64_t model_sum = write_safetensors(directory.path() / kModelFile, weights, {{"format", "pt"}});
+  const std::uint64_t model_sum = write_safetensors(directory.path() / kWeightsFile, weights, {{"format", "pt"}});
   std::vector<SafetensorsEntry> states;
   optimizer.visit(
       [&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, on_cpu(t))); });
   const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
 
-  nlohmann::json checksums = {{kModelFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}};
+  nlohmann::json checksums = {{kWeightsFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}};
   std::vector<SafetensorsEntry> recipe_state;
   model.visit_linear_state(
       [&](const std::string& name, const Tensor& t) { recipe_state.push_back(safetensors_entry(name, on_cpu(t))); });
@@ -121,20 +125,7 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
     checksums[kRecipeFile] = hex64(write_safetensors(directory.path() / kRecipeFile, recipe_state));
   }
 
-  const nlohmann::json json = {{"format", kFormatVersion},
-                               {"step", state.step},
-                               {"tokens", state.tokens},
-                               {"position", {{"epoch", state.position.epoch}, {"index", state.position.index}}},
-                               {"config", state.config},
-                               {"recipe", state.recipe},
-                               {"data_fingerprint", state.data_fingerprint},
-                               {"stage", stage_json(state.stage)},
-                               {"alarms",
-                                {{"active", state.alarms.active},
-                                 {"losses", state.alarms.losses},
-                                 {"gradient_norms", state.alarms.gradient_norms}}},
-                               {"checksums", checksums}};
-  write_json_atomic(directory.path() / kStateFile, json);
+  write_json_atomic(directory.path() / kStateFile, state_json(state, checksums));
   directory.commit();
 
   const std::vector<fs::path> all = list_checkpoints(run);
@@ -142,6 +133,15 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
     std::error_code ignored;
     fs::remove_all(all[i], ignored);
   }
+}
+
+void save_weights(const fs::path& run, const TrainState& state, const std::vector<SafetensorsEntry>& weights) {
+  if (!list_checkpoints(run).empty()) user_error("'{}' holds checkpoints already: choose another folder", run.string());
+  make_directories(checkpoints_of(run));
+  AtomicDirectory directory(checkpoints_of(run) / "step-00000000");
+  const std::uint64_t sum = write_safetensors(directory.path() / kWeightsFile, weights, {{"format", "pt"}});
+  write_json_atomic(directory.path() / kStateFile, state_json(state, {{kWeightsFile, hex64(sum)}}));
+  directory.commit();
 }
 
 TrainState load_state(const fs::path& checkpoint) {
@@ -166,8 +166,10 @@ TrainState load_state(const fs::path& checkpoint) {
       state.alarms = parse_alarms(json.at("alarms"));
     }
     const nlohmann::json& checksums = json.at("checksums");
-    for (const char* name : {kModelFile, kOptimizerFile, kRecipeFile}) {
-      if (name == std::string_view(kRecipeFile) && !checksums.contains(name)) continue;  // a recipe without state
+    for (const char* name : {kWeightsFile, kOptimizerFile, kRecipeFile}) {
+      // A recipe may have no state, and weights that were imported have no optimizer.
+      const bool optional = name == std::string_view(kRecipeFile) || state.step == 0;
+      if (optional && !checksums.contains(name)) continue;
       const auto expected = checksums.at(name).get<std::string>();
       if (file_checksum(checkpoint / name) != expected) {
         user_error("'{}' is damaged: its checksum differs from the one in {}", (checkpoint / name).string(),
@@ -192,18 +194,22 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run, const std::functi
   return std::nullopt;
 }
 
-void load_weights(const fs::path& checkpoint, Llama& model) {
-  const SafetensorsFile file(checkpoint / kModelFile);
-  for (const Parameter& p : model.parameters()) {
-    const OwnedTensor staged = p.in_half() ? OwnedTensor(DType::F32, p.value.shape(), p.value.device()) : OwnedTensor();
-    for_each_part(p, p.in_half() ? staged.view() : p.value,
-                  [&](const std::string& name, const Tensor& rows) { file.read(name, rows); });
-    if (p.in_half()) scaled_store(staged, p.half);
+fs::path find_checkpoint(const fs::path& checkpoint_or_run) {
+  if (fs::exists(checkpoint_or_run / "state.json")) return checkpoint_or_run;
+  const auto newest = newest_checkpoint(checkpoint_or_run);
+  if (!newest) {
+    user_error("'{}' holds no checkpoint: name the folder of a run or one of its checkpoints",
+               checkpoint_or_run.string());
   }
+  return *newest;
 }
 
 void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {
-  const SafetensorsFile file(checkpoint / kOptimizerFile);
+  const fs::path path = checkpoint / kOptimizerFile;
+  if (!fs::exists(path)) {
+    user_error("'{}' holds weights alone: begin a run with them by train.init", checkpoint.string());
+  }
+  const SafetensorsFile file(path);
   optimizer.visit([&](const std::string& name, const Tensor& tensor) { file.read(name, tensor); });
 }
 

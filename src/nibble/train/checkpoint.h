@@ -2,7 +2,7 @@
 //
 //   RUN/checkpoints/step-00000500/
 //     model.safetensors       FP32 weights under their Hugging Face names
-//     optimizer.safetensors   the optimizer's states
+//     optimizer.safetensors   the optimizer's states; missing where weights alone were imported
 //     recipe.safetensors      the state of recipes that have some (moving averages, oscillation statistics)
 //     state.json              step, tokens seen, position in the data, configuration, recipe, stage, alarms, and the
 //                             XXH3 checksums of the files above
@@ -16,6 +16,7 @@
 #include <string>
 
 #include "nibble/data/loader.h"
+#include "nibble/io/safetensors.h"
 #include "nibble/train/alarms.h"
 #include "nibble/train/optimizer.h"
 #include "nibble/train/stage.h"
@@ -38,16 +39,23 @@ struct TrainState {
 void save_checkpoint(const std::filesystem::path& run, const TrainState& state, Llama& model,
                      const Optimizer& optimizer, std::int64_t keep);
 
+/// Writes RUN/checkpoints/step-00000000 of F32 weights without an optimizer: it can be read, but no run goes on from
+/// it. UserError where the run has a checkpoint already.
+void save_weights(const std::filesystem::path& run, const TrainState& state,
+                  const std::vector<SafetensorsEntry>& weights);
+
 /// The newest checkpoint of the run that validates; older ones are tried when a newer is damaged (each damaged one is
 /// reported through `warn`). Nothing when there is none.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run,
                                                        const std::function<void(const std::string&)>& warn = {});
 
+/// A folder with state.json, or the newest checkpoint of a run's folder. UserError where there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& checkpoint_or_run);
+
 /// Reads state.json and checks the other files against it; UserError says what is wrong. Takes checkpoints of the
 /// first format too, which knew neither stages nor recipe state.
 TrainState load_state(const std::filesystem::path& checkpoint);
-/// Weights only, from model.safetensors of a checkpoint folder (or any folder with such a file).
-void load_weights(const std::filesystem::path& checkpoint, Llama& model);
+/// UserError for a checkpoint of weights alone.
 void load_optimizer(const std::filesystem::path& checkpoint, Optimizer& optimizer);
 /// Puts the model, whose weights are loaded, into the checkpoint's stage and reads the recipe's state.
 void load_recipe_state(const std::filesystem::path& checkpoint, const TrainState& state, Llama& model);

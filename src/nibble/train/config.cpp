@@ -55,6 +55,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.mxfp4_products = train.choice("mxfp4_products", c.mxfp4_products, kMxProducts);
   c.fp8_accumulation = train.choice("fp8_accumulation", c.fp8_accumulation, kFp8Accumulations);
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
+  c.init = train.text("init", "");
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
 
@@ -92,25 +93,7 @@ std::string to_toml(const TrainConfig& c) {
     }
     return "";
   };
-  const LlamaConfig& m = c.model;
-  return fmt::format(R"(recipe = "{}"
-
-[model]
-name = "{}"
-layers = {}
-width = {}
-heads = {}
-kv_heads = {}
-ffn = {}
-vocab = {}
-seq = {}
-rope_theta = {}
-norm_eps = {}
-tied_head = {}
-init_std = {}
-)",
-                     c.recipe, m.name, m.layers, m.width, m.heads, m.kv_heads, m.ffn, m.vocab, m.seq, m.rope_theta,
-                     m.norm_eps, m.tied_head, m.init_std) +
+  return fmt::format("recipe = \"{}\"\n\n", c.recipe) + to_toml(c.model) +
          fmt::format(R"(
 [data]
 dir = "{}"
@@ -125,6 +108,7 @@ gradients = "{}"
 mxfp4_products = "{}"
 fp8_accumulation = "{}"
 cuda_graphs = {}
+init = "{}"
 seed = {}
 
 [optimizer]
@@ -150,10 +134,11 @@ keep_checkpoints = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
-                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.seed, name(kOptimizers, c.optimizer),
-                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
-                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
-                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
+                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.init.string(), c.seed,
+                     name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
+                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
+                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
+                     c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

@@ -29,6 +29,7 @@ struct TrainConfig {
   LlamaConfig model;
   std::string recipe = "bf16";
   std::filesystem::path data;  ///< folder that `nibble data prepare` wrote
+  std::filesystem::path init;  ///< folder whose weights the run begins with (model/hugging_face.h); empty = random ones
 
   std::int64_t steps = 0;
   std::int64_t batch = 0;        ///< sequences an optimizer step

@@ -76,7 +76,7 @@ double ideal_seconds_per_token(const Llama& model) {
     }
   }
   seconds += 6.0 * static_cast<double>(c.vocab * c.width) / peak_of(GemmPath::Bf16, device);
-  seconds += 12.0 * static_cast<double>(c.layers * c.width) * static_cast<double>(c.seq) / 2.0 /
+  seconds += 12.0 * static_cast<double>(c.layers * c.attention_width()) * static_cast<double>(c.seq) / 2.0 /
              peak_of(device == Device::Cuda ? GemmPath::Bf16 : GemmPath::F32, device);
   return seconds;
 }

@@ -11,6 +11,7 @@
 #include "nibble/io/json.h"
 #include "nibble/io/run_log.h"
 #include "nibble/io/tensorboard.h"
+#include "nibble/model/hugging_face.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/checkpoint.h"
 #include "nibble/train/gpu_peak.h"
@@ -137,6 +138,13 @@ class Trainer {
     state_.config = to_toml(config_);
     loader_.set_position(state.position);
     message(fmt::format("resumed at step {} from {}", state.step, checkpoint.string()));
+  }
+
+  /// Begins with the weights of config.init.
+  void initialise() {
+    load_weights(config_.init, model_);
+    optimizer_->parameters_changed();
+    message(fmt::format("begins with the weights of {}", config_.init.string()));
   }
 
   bool run(const std::atomic<bool>& stop) {
@@ -382,7 +390,11 @@ bool train(const TrainConfig& config, const Recipe& recipe, const fs::path& run,
     if (!checkpoint && resume == Resume::Required) user_error("'{}' holds no checkpoint to resume from", run.string());
   }
   Trainer trainer(config, recipe, run, callbacks);
-  if (checkpoint) trainer.resume_from(*checkpoint);
+  if (checkpoint) {
+    trainer.resume_from(*checkpoint);
+  } else if (!config.init.empty()) {
+    trainer.initialise();
+  }
   return trainer.run(stop);
 }
 

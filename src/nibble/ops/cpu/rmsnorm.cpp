@@ -2,6 +2,7 @@
 
 #include "nibble/ops/backend.h"
 #include "nibble/ops/cpu/lanes.h"
+#include "nibble/ops/cpu/partial_sums.h"
 #include "nibble/tensor/parallel.h"
 #include "nibble/tensor/simd.h"
 
@@ -51,14 +52,6 @@ NIBBLE_RMSNORM(bf16, float)
 NIBBLE_RMSNORM(bf16, bf16)
 #undef NIBBLE_RMSNORM
 
-NIBBLE_SIMD void add(float* to, const float* from, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-
-// Rows that share one partial dgain. At least 32, so that writing and reading back the partials is a small part of
-// the traffic; at most 256 partials, so that they need little memory.
-std::int64_t rows_per_partial(std::int64_t rows) { return std::max<std::int64_t>(32, (rows + 255) / 256); }
-
 }  // namespace
 
 void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tensor& y, const Tensor& rstd) {
@@ -80,14 +73,7 @@ void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tenso
 
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
                       const Tensor& dgain, Arena& scratch) {
-  const std::int64_t rows = x.rows();
   const std::int64_t d = x.cols();
-  if (rows == 0) return;
-  const ArenaScope scope(scratch);
-  const std::int64_t grain = rows_per_partial(rows);
-  const std::int64_t partials = (rows + grain - 1) / grain;
-  const Tensor partial = scratch.allocate(DType::F32, {partials, d});
-  float* sums = partial.data<float>();
   float* dx_data = dx.data<float>();
   const float* g = gain.data<float>();
   const float* r = rstd.data<float>();
@@ -95,18 +81,10 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
     dispatch_float(x.dtype(), [&]<class X>(X*) {
       const D* grad = dy.data<D>();
       const X* value = x.data<X>();
-      parallel_for(rows, grain, [&](std::int64_t begin, std::int64_t end) {
-        float* sum = sums + begin / grain * d;
-        std::fill(sum, sum + d, 0.0f);
-        for (std::int64_t t = begin; t < end; ++t) {
-          backward(grad + t * d, value + t * d, g, r[t], dx_data + t * d, sum, d);
-        }
+      add_partial_sums(x.rows(), d, dgain.data<float>(), scratch, [&](std::int64_t t, float* sum) {
+        backward(grad + t * d, value + t * d, g, r[t], dx_data + t * d, sum, d);
       });
     });
-  });
-  float* out = dgain.data<float>();
-  parallel_for(d, 256, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = 0; p < partials; ++p) add(out + begin, sums + p * d + begin, end - begin);
   });
 }
 

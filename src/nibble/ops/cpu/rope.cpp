@@ -57,12 +57,13 @@ void rotate_rows(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, con
 
 }  // namespace
 
-void rope_tables(float theta, const Tensor& cos, const Tensor& sin) {
+void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin) {
   const std::int64_t half = cos.cols();
   auto* c = cos.data<float>();
   auto* s = sin.data<float>();
   for (std::int64_t j = 0; j < half; ++j) {
-    const double frequency = std::pow(static_cast<double>(theta), -static_cast<double>(j) / static_cast<double>(half));
+    const double frequency = scaled_frequency(
+        std::pow(static_cast<double>(theta), -static_cast<double>(j) / static_cast<double>(half)), scaling);
     for (std::int64_t position = 0; position < cos.rows(); ++position) {
       const double angle = static_cast<double>(position) * frequency;
       c[position * half + j] = static_cast<float>(std::cos(angle));

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "nibble/ops/backend.h"
+#include "nibble/ops/cuda/partial_sums.h"
 #include "nibble/ops/cuda/reduction.cuh"
 #include "nibble/tensor/cuda/pack.cuh"
 #include "nibble/tensor/cuda/runtime.h"
@@ -159,34 +160,6 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads, 512 / Rows<kWarps>::kT
   }
 }
 
-constexpr int kPartialColumns = 32;
-constexpr int kPartialWarps = 16;
-
-/// dgain += sum of the partials [count, d]: a lane for each column, warp w adds partials w, w + 16, ...
-__global__ void __launch_bounds__(kPartialColumns* kPartialWarps)
-    add_partials_kernel(const float* partial, int count, std::int64_t d, float* dgain) {
-  __shared__ float sums[kPartialWarps][kPartialColumns];
-  const int lane = threadIdx.x % kPartialColumns;
-  const int warp = threadIdx.x / kPartialColumns;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kPartialColumns + lane;
-  float sum = 0;
-  if (column < d) {
-#pragma unroll 8
-    for (int p = warp; p < count; p += kPartialWarps) sum += partial[p * d + column];
-  }
-  sums[warp][lane] = sum;
-  __syncthreads();
-  if (warp != 0 || column >= d) return;
-  for (int w = 1; w < kPartialWarps; ++w) sum += sums[w][lane];
-  dgain[column] += sum;
-}
-
-void add_partials(const float* partial, int count, std::int64_t d, float* dgain) {
-  const auto blocks = static_cast<unsigned>((d + kPartialColumns - 1) / kPartialColumns);
-  add_partials_kernel<<<blocks, kPartialColumns * kPartialWarps, 0, stream()>>>(partial, count, d, dgain);
-  launched("rmsnorm_backward: dgain");
-}
-
 // Rows of any width: a block each, element by element, read a second time after the sum.
 
 constexpr int kAnyWarps = 8;
@@ -299,7 +272,7 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
         launched("rmsnorm_backward");
         dgain_any_kernel<<<grid, kAnyThreads, 0, stream()>>>(grad, value, r, partial, rows, d);
         launched("rmsnorm_backward: partial dgain");
-        add_partials(partial, static_cast<int>(grid.y), d, out);
+        add_partial_sums(partial, static_cast<int>(grid.y), d, out);
         return;
       }
       with_warps(d, [&]<int kWarps>(std::integral_constant<int, kWarps>) {
@@ -309,7 +282,7 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
         backward_kernel<kWarps><<<static_cast<unsigned>(blocks), R::kThreads, 0, stream()>>>(
             grad, value, g, r, to, partial, rows, static_cast<int>(d));
         launched("rmsnorm_backward");
-        add_partials(partial, static_cast<int>(blocks), d, out);
+        add_partial_sums(partial, static_cast<int>(blocks), d, out);
       });
     });
   });

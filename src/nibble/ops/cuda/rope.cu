@@ -89,10 +89,10 @@ void rotate(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Te
 
 }  // namespace
 
-void rope_tables(float theta, const Tensor& cos, const Tensor& sin) {
+void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin) {
   const OwnedTensor host_cos(DType::F32, cos.shape());
   const OwnedTensor host_sin(DType::F32, sin.shape());
-  cpu::rope_tables(theta, host_cos, host_sin);
+  cpu::rope_tables(theta, scaling, host_cos, host_sin);
   nibble::copy(host_cos, cos);
   nibble::copy(host_sin, sin);
 }

@@ -12,6 +12,8 @@ void attention_backward(const AttentionShape&, const Tensor&, const Tensor&, con
   refuse("attention_backward");
 }
 std::string attention_backend(const AttentionShape&) { refuse("attention"); }
+void bias_forward(const Tensor&, const Tensor&) { refuse("bias_forward"); }
+void bias_backward(const Tensor&, const Tensor&, Arena&) { refuse("bias_backward"); }
 void cross_entropy_forward(const Tensor&, const Tensor&, const Tensor&) { refuse("cross_entropy_forward"); }
 void cross_entropy_forward_backward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) {
   refuse("cross_entropy_forward_backward");
@@ -22,6 +24,14 @@ GemmPath gemm_path(const GemmOperand&, const GemmOperand&) { refuse("gemm_path")
 MxRowCount mx_row_count() { refuse("mx_row_count"); }
 void gemm(const GemmOperand&, const GemmOperand&, const Tensor&, Accumulate, Arena&) { refuse("gemm"); }
 void gemm_onto(const Tensor&, const GemmOperand&, const GemmOperand&, const Tensor&, Arena&) { refuse("gemm_onto"); }
+void head_norm_forward(const Tensor&, std::int64_t, std::int64_t, const HeadGains&, float, const Tensor&,
+                       const Tensor&) {
+  refuse("head_norm_forward");
+}
+void head_norm_backward(const Tensor&, std::int64_t, std::int64_t, const HeadGains&, const Tensor&, const Tensor&,
+                        const HeadGains&, Arena&) {
+  refuse("head_norm_backward");
+}
 double sum_of_squares(const Tensor&) { refuse("sum_of_squares"); }
 void scale_in_place(const Tensor&, float) { refuse("scale_in_place"); }
 void add_in_place(const Tensor&, const Tensor&) { refuse("add_in_place"); }
@@ -31,7 +41,7 @@ void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&
                       Arena&) {
   refuse("rmsnorm_backward");
 }
-void rope_tables(float, const Tensor&, const Tensor&) { refuse("rope_tables"); }
+void rope_tables(float, const RopeScaling&, const Tensor&, const Tensor&) { refuse("rope_tables"); }
 void rope_forward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_forward"); }
 void rope_backward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_backward"); }
 void spmm_fprop(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_fprop"); }

@@ -1,0 +1,137 @@
+#include "nibble/model/hugging_face.h"
+
+#include <array>
+#include <deque>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "nibble/io/atomic_file.h"
+#include "nibble/io/json.h"
+#include "nibble/model/parameter_shapes.h"
+#include "nibble/tensor/device.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+/// The files that the tokenizers of all families consist of; a model has some of them.
+constexpr std::array kTokenizerFiles = {
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "merges.txt",      "chat_template.jinja"};
+constexpr const char* kGenerationConfigFile = "generation_config.json";
+
+/// A tensor that a folder may hold though the model has no parameter of its name.
+bool passed_over(const LlamaConfig& model, const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq") || (model.tied_head && name == "lm_head.weight");
+}
+
+/// Copies what `from` has of a tokenizer, and takes over the ids of special tokens.
+void add_tokenizer(const fs::path& from, const fs::path& to, nlohmann::ordered_json& config,
+                   nlohmann::ordered_json& generation) {
+  std::size_t copied = 0;
+  for (const char* name : kTokenizerFiles) {
+    if (!fs::exists(from / name)) continue;
+    write_file_atomic(to / name, read_file(from / name));
+    ++copied;
+  }
+  if (copied == 0) user_error("'{}' holds no file of a tokenizer, such as {}", from.string(), kTokenizerFiles[0]);
+  const auto object = [&](const char* name) {
+    const json value = fs::exists(from / name) ? read_json(from / name) : json::object();
+    if (!value.is_object()) user_error("'{}' is not a JSON object", (from / name).string());
+    return value;
+  };
+  const json ids = object(kHuggingFaceConfigFile);
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    if (!ids.contains(key)) continue;
+    config[key] = ids[key];
+    generation[key] = ids[key];
+  }
+  generation.update(object(kGenerationConfigFile));
+}
+
+}  // namespace
+
+void check_weights(const LlamaConfig& model, const SafetensorsFolder& weights) {
+  std::set<std::string> known;
+  for (const ParameterShape& parameter : parameter_shapes(model)) {
+    for (const ParameterPart& part : parameter.parts) {
+      const std::vector<std::int64_t> wanted = parameter.part_shape(part);
+      const SafetensorsEntry& entry = weights.entry(part.hf_name);
+      if (entry.shape != wanted) {
+        user_error("tensor '{}' of '{}' has the shape {} where the model's is {}", part.hf_name,
+                   weights.path().string(), json(entry.shape).dump(), json(wanted).dump());
+      }
+      known.insert(part.hf_name);
+    }
+  }
+  for (const std::string& name : weights.names()) {
+    if (!known.contains(name) && !passed_over(model, name)) {
+      user_error("'{}' holds tensor '{}', which the model does not have", weights.path().string(), name);
+    }
+  }
+}
+
+void load_weights(const fs::path& folder, Llama& model) {
+  const SafetensorsFolder weights(folder);
+  check_weights(model.config(), weights);
+  for (const Parameter& p : model.parameters()) {
+    const bool in_place = p.value.device() == Device::Cpu && !p.in_half();
+    const OwnedTensor staged = in_place ? OwnedTensor() : OwnedTensor(DType::F32, p.value.shape());
+    for_each_part(p, in_place ? p.value : staged.view(),
+                  [&](const std::string& name, const Tensor& part) { weights.read_floats(name, part); });
+    if (p.in_half()) {
+      scaled_store(copy_to(staged, p.half.data.device()), p.half);
+    } else if (!in_place) {
+      copy(staged, p.value);
+    }
+  }
+}
+
+void export_hugging_face(const LlamaConfig& model, const SafetensorsFolder& weights, const HuggingFaceExport& options,
+                         const fs::path& folder) {
+  check_weights(model, weights);
+  nlohmann::ordered_json config = hugging_face_config(model, options.dtype);
+  nlohmann::ordered_json generation = {{"_from_model_config", true}};
+  AtomicDirectory directory(folder);
+  if (!options.tokenizer.empty()) add_tokenizer(options.tokenizer, directory.path(), config, generation);
+
+  std::vector<TensorToWrite> tensors;
+  for (const ParameterShape& parameter : parameter_shapes(model)) {
+    for (const ParameterPart& part : parameter.parts) {
+      std::uint64_t bytes = dtype_size(options.dtype);
+      for (const std::int64_t dim : parameter.part_shape(part)) bytes *= static_cast<std::uint64_t>(dim);
+      tensors.push_back({part.hf_name, bytes});
+    }
+  }
+  std::deque<OwnedTensor> converted;  // of one file
+  const auto load = [&](std::size_t begin, std::size_t end) {
+    converted.clear();
+    std::vector<SafetensorsEntry> entries;
+    for (std::size_t i = begin; i < end; ++i) {
+      const SafetensorsEntry& entry = weights.entry(tensors[i].name);
+      if (entry.dtype == dtype_name(options.dtype)) {
+        entries.push_back(entry);
+        continue;
+      }
+      OwnedTensor values(DType::F32, entry.shape);
+      weights.read_floats(entry.name, values);
+      if (options.dtype != DType::F32) {
+        const OwnedTensor wide = std::move(values);
+        values = OwnedTensor(options.dtype, entry.shape);
+        convert(wide, values);
+      }
+      converted.push_back(std::move(values));
+      entries.push_back(safetensors_entry(entry.name, converted.back()));
+    }
+    return entries;
+  };
+  write_safetensors_folder(directory.path(), tensors, options.most_bytes, load, {{"format", "pt"}});
+  write_file_atomic(directory.path() / kHuggingFaceConfigFile, config.dump(2) + "\n");
+  write_file_atomic(directory.path() / kGenerationConfigFile, generation.dump(2) + "\n");
+  directory.commit();
+}
+
+}  // namespace nibble
