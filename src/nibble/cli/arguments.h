@@ -61,6 +61,8 @@ std::unique_ptr<Command> make_cost_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_league_command();
 std::unique_ptr<Command> make_doctor_command();
+std::unique_ptr<Command> make_import_command();
+std::unique_ptr<Command> make_export_command();
 
 /// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 130 =
 /// stopped by a signal with everything saved.

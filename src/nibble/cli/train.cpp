@@ -13,17 +13,24 @@ class TrainCommand final : public Command {
   std::string examples() const override {
     return "  nibble train --config configs/demo.toml --recipe wang2025 --out runs/mine\n"
            "  nibble train --config configs/demo.toml --out runs/mine --resume\n"
+           "  nibble train --config tune.toml --init smollm2-135m --recipe nvfp4 --set model.seq=512 --out runs/tuned\n"
            "  nibble train --config configs/demo.toml --set optimizer.lr=2e-3 --set train.steps=500 --print-config";
   }
   void declare(Arguments& a) override {
     a.path("--config", config_, "training settings (TOML)", true);
     a.text("--recipe", recipe_, "recipe by name or file; overrides the configuration");
     a.path("--out", out_, "folder of the run");
+    a.path("--init", init_, "begin with a model of the Hugging Face tools: folder of config.json and safetensors");
     a.texts("--set", overrides_, "override a setting: table.key=value (repeatable)");
     a.flag("--resume", resume_, "go on from the newest checkpoint in --out");
     a.flag("--print-config", print_, "print the whole configuration, defaults included, and exit");
   }
   int run() override {
+    if (!init_.empty()) {
+      // The shape is the folder's; --set may still change what does not belong to the weights.
+      const std::string folder = fmt::format("'{}'", init_.string());
+      overrides_.insert(overrides_.begin(), {"model.file=" + folder, "train.init=" + folder});
+    }
     TrainConfig config = load_train_config(config_, overrides_);
     if (!recipe_.empty()) config.recipe = recipe_;
     const Recipe recipe = load_recipe(find_recipe(config.recipe));
@@ -48,6 +55,7 @@ class TrainCommand final : public Command {
  private:
   std::filesystem::path config_;
   std::string recipe_;
+  std::filesystem::path init_;
   std::filesystem::path out_;
   std::vector<std::string> overrides_;
   bool resume_ = false;

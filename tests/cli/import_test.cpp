@@ -1,0 +1,39 @@
+// Models of the Hugging Face tools through the program.
+#include <fstream>
+
+#include "tests/cli/program.h"
+#include "tests/train/small_run.h"
+
+namespace nibble {
+namespace {
+
+TEST(CliImport, AModelComesInIsTrainedAndGoesOut) {
+  const TemporaryDirectory dir;
+  const std::string fixture = "tests/fixtures/hf/qwen3";
+  const std::string at = dir.path().string();
+  const Output in = run("import --from " + fixture + " --out " + at + "/run");
+  EXPECT_EQ(in.code, 0) << in.text;
+  EXPECT_NE(in.text.find("qwen3: 27872 parameters"), std::string::npos) << in.text;
+  std::ofstream(at + "/c.toml") << "[data]\ndir = \"" << write_small_data(dir.path()).string()
+                                << "\"\n[train]\nsteps = 2\nbatch = 2\n[model]\nseq = 16\n";
+  const Output trained =
+      run("train --config " + at + "/c.toml --init " + fixture + " --recipe nvfp4 --out " + at + "/tuned");
+  EXPECT_EQ(trained.code, 0) << trained.text;
+  EXPECT_NE(trained.text.find("begins with the weights of " + fixture), std::string::npos) << trained.text;
+  for (const std::string from : {"run", "tuned"}) {
+    const Output out = run("export --format hf --checkpoint " + at + "/" + from + " --dtype bf16 --shard-bytes 20000" +
+                           " --out " + at + "/" + from + "-hf");
+    EXPECT_EQ(out.code, 0) << out.text;
+    EXPECT_TRUE(std::filesystem::exists(at + "/" + from + "-hf/model.safetensors.index.json"));
+    EXPECT_TRUE(std::filesystem::exists(at + "/" + from + "-hf/config.json"));
+  }
+  expect_mistake("import --from " + fixture + " --out " + at + "/run", "holds checkpoints already");
+  expect_mistake("import --from " + at + " --out " + at + "/other", "config.json");
+  expect_mistake("export --format gguf --checkpoint " + at + "/run --out " + at + "/g", "the format 'gguf' is not hf");
+  expect_mistake("export --dtype f8 --checkpoint " + at + "/run --out " + at + "/g", "'f8' is not f32 or bf16");
+  expect_mistake("export --checkpoint " + at + "/none --out " + at + "/g", "no checkpoint");
+  expect_mistake("export --checkpoint " + at + "/run --out " + at + "/run-hf", "run-hf");
+}
+
+}  // namespace
+}  // namespace nibble
