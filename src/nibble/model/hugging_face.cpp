@@ -39,7 +39,7 @@ void add_tokenizer(const fs::path& from, const fs::path& to, nlohmann::ordered_j
   }
   if (copied == 0) user_error("'{}' holds no file of a tokenizer, such as {}", from.string(), kTokenizerFiles[0]);
   const auto object = [&](const char* name) {
-    const json value = fs::exists(from / name) ? read_json(from / name) : json::object();
+    json value = fs::exists(from / name) ? read_json(from / name) : json::object();
     if (!value.is_object()) user_error("'{}' is not a JSON object", (from / name).string());
     return value;
   };
