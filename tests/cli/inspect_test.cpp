@@ -14,7 +14,7 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   const TemporaryDirectory folder;
   const auto data = folder.path() / "data";
   make_directories(data);
-  small_tokenizer().save(data / kTokenizerFile);
+  small_tokenizer().save_in(data);
   const auto checkpoint =
       write_checkpoint(folder.path() / "run", inspected_config(data, small_tokenizer().vocab_size(), 1));
   const std::string text = folder.write("text.txt", joined(english_documents(6)));

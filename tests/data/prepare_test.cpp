@@ -62,7 +62,7 @@ TEST(PrepareDataset, WritesTheDocumentsInOrderEachWithEos) {
   EXPECT_EQ(meta.train.tokens, static_cast<std::int64_t>(expected.size()));
   EXPECT_EQ(meta.train.bytes, static_cast<std::int64_t>(bytes));
   EXPECT_EQ(meta.train.shards, std::vector<std::string>{"train-00000.bin"});
-  EXPECT_EQ(Tokenizer::load(options.output / kTokenizerFile).hash(), train.tokenizer_hash());
+  EXPECT_EQ(Tokenizer::load(options.output).hash(), train.tokenizer_hash());
   EXPECT_EQ(Loader(ShardSet::open(options.output, "train"), 64, LoaderOrder::Shuffled).count(),
             (meta.train.tokens - 1) / 64);
 }

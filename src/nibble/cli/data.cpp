@@ -18,7 +18,7 @@ class DataPrepare final : public Command {
            "data/mine";
   }
   void declare(Arguments& a) override {
-    a.path("--tokenizer", options_.tokenizer, "SentencePiece model", true);
+    a.path("--tokenizer", options_.tokenizer, "SentencePiece model or tokenizer.json", true);
     a.texts("--input", options_.inputs, "training text: files, globs or - (.txt .jsonl, also .gz .zst)", true);
     a.texts("--valid", options_.valid_inputs, "validation text");
     a.number("--valid-fraction", options_.valid_fraction, "share of the documents held out for validation");

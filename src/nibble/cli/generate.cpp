@@ -48,7 +48,7 @@ class GenerateCommand final : public Command {
   void declare(Arguments& a) override {
     a.path("--run", run_, "run folder, or one checkpoint folder of it", true);
     a.text("--prompt", prompt_, "text to go on from");
-    a.path("--tokenizer", tokenizer_, "SentencePiece model; by default the one of the run's data");
+    a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the one of the run's data");
     a.integer("--tokens", tokens_, "tokens to sample");
     a.number("--temperature", temperature_, "0 takes the likeliest token");
     a.integer("--top-k", top_k_, "sample among the k likeliest tokens; 0 = all");
@@ -60,7 +60,7 @@ class GenerateCommand final : public Command {
     const std::filesystem::path checkpoint = find_checkpoint(run_);
     const TrainState state = load_state(checkpoint);
     const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
-    const Tokenizer tokenizer = Tokenizer::load(tokenizer_.empty() ? config.data / kTokenizerFile : tokenizer_);
+    const Tokenizer tokenizer = Tokenizer::load(tokenizer_.empty() ? config.data : tokenizer_);
     const Recipe recipe = parse_recipe(state.recipe, checkpoint.string());
     Llama model(config.model, recipe, config.seed, DType::BF16, device);
     load_weights(checkpoint, model);

@@ -26,7 +26,7 @@ class InspectCommand final : public Command {
     a.list("--recipe", recipes_, "recipes by name or file, each from its first stage", true);
     a.path("--text", text_, "text file, as 'nibble data prepare' takes them", true);
     a.integer("--tokens", tokens_, "tokens of the text, rounded up to whole sequences; 0: two sequences");
-    a.path("--tokenizer", tokenizer_, "SentencePiece model; by default the one of the run's data");
+    a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the one of the run's data");
     a.text("--device", device_, "where the passes compute: cpu, cuda or auto (the GPU where there is one)");
     a.path("--out", out_, "folder for inspect.html and inspect.json; empty: no files");
   }
@@ -37,13 +37,14 @@ class InspectCommand final : public Command {
     const std::filesystem::path checkpoint = find_checkpoint(checkpoint_);
     const TrainState state = load_state(checkpoint);
     const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
-    const std::filesystem::path tokenizer = tokenizer_.empty() ? config.data / kTokenizerFile : tokenizer_;
-    if (!std::filesystem::exists(tokenizer)) {
-      user_error("there is no tokenizer at '{}': give the model's with --tokenizer", tokenizer.string());
+    const std::filesystem::path place = tokenizer_.empty() ? config.data : tokenizer_;
+    if (!std::filesystem::exists(place)) {
+      user_error("there is no tokenizer at '{}': give the model's with --tokenizer", place.string());
     }
+    const Tokenizer tokenizer = Tokenizer::load(place);
     const std::int64_t seq = config.model.seq;
     const std::int64_t sequences = tokens_ == 0 ? kDefaultSequences : (tokens_ - 1) / seq + 1;
-    const std::vector<std::int32_t> ids = inspection_tokens(text_, Tokenizer::load(tokenizer), config.model, sequences);
+    const std::vector<std::int32_t> ids = inspection_tokens(text_, tokenizer, config.model, sequences);
     const Inspection inspection = inspect_checkpoint(checkpoint, recipes, ids, device);
     fmt::print("{}", inspection_text(inspection));
     if (!out_.empty()) {

@@ -54,7 +54,7 @@ class TokenizerEncode final : public Command {
            "  nibble tokenizer encode --model tokenizer.model --pieces < file.txt";
   }
   void declare(Arguments& a) override {
-    a.path("--model", model_, "SentencePiece model (also Llama's tokenizer.model)", true);
+    a.path("--model", model_, "SentencePiece model or tokenizer.json, or a folder with one", true);
     a.text("--text", text_, "the text; standard input where it is not given");
     a.flag("--pieces", pieces_, "print the pieces instead of the ids");
   }
@@ -81,7 +81,7 @@ class TokenizerDecode final : public Command {
   std::string summary() const override { return "token ids to text"; }
   std::string examples() const override { return "  echo 421 17 9 | nibble tokenizer decode --model tokenizer.model"; }
   void declare(Arguments& a) override {
-    a.path("--model", model_, "SentencePiece model", true);
+    a.path("--model", model_, "SentencePiece model or tokenizer.json", true);
     a.text("--ids", text_, "ids separated by blanks; standard input where they are not given");
   }
   int run() override {

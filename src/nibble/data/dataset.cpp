@@ -34,7 +34,7 @@ void write_dataset_meta(const fs::path& directory, const DatasetMeta& meta) {
   nlohmann::ordered_json value;
   value["format"] = kFormat;
   value["vocab_size"] = meta.vocab_size;
-  value["tokenizer"] = kTokenizerFile;
+  value["tokenizer"] = meta.tokenizer;
   value["tokenizer_xxh3"] = hex64(meta.tokenizer_hash);
   value["train"] = to_json(meta.train);
   value["valid"] = to_json(meta.valid);
@@ -58,6 +58,7 @@ DatasetMeta read_dataset_meta(const fs::path& directory) {
     meta.tokenizer_hash = std::stoull(value.at("tokenizer_xxh3").get<std::string>(), nullptr, 16);
     meta.train = split_from_json(value.at("train"));
     meta.valid = split_from_json(value.at("valid"));
+    meta.tokenizer = value.at("tokenizer");
     return meta;
   } catch (const json::exception&) {
     user_error("'{}' lacks a field or has one of the wrong type; prepare the data again", path.string());

@@ -2,8 +2,8 @@
 //
 //   DIR/ train-00000.bin train-00001.bin ...   token shards (data/shard.h); all but the last are equally long
 //        valid.bin                             absent when no validation data was asked for
-//        tokenizer.model                       the tokenizer that made them
-//        meta.json                             DatasetMeta
+//        tokenizer.model                       the tokenizer that made them, or tokenizer.json and
+//        tokenizer_config.json meta.json                             DatasetMeta
 #pragma once
 
 #include <cstdint>
@@ -28,9 +28,8 @@ struct DatasetMeta {
   std::uint64_t tokenizer_hash = 0;
   SplitMeta train;
   SplitMeta valid;
+  std::string tokenizer;  ///< the name of its file in the directory
 };
-
-inline constexpr const char* kTokenizerFile = "tokenizer.model";
 
 void write_dataset_meta(const std::filesystem::path& directory, const DatasetMeta& meta);
 /// UserError when the directory is not a prepared data set.

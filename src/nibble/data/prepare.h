@@ -27,7 +27,7 @@ struct PrepareOptions {
   /// equal documents are never on both sides and the order of the inputs does not matter.
   double valid_fraction = 0;
   ReaderOptions reader;
-  std::filesystem::path tokenizer;  ///< a SentencePiece .model file
+  std::filesystem::path tokenizer;  ///< as Tokenizer::load takes it
   std::filesystem::path output;
   bool replace = false;                     ///< an existing data set is replaced when the new one is complete
   std::int64_t shard_tokens = 100'000'000;  ///< tokens of a training shard

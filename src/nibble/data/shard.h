@@ -8,7 +8,7 @@
 //         +--------+---------+---------+------------+-------------+-------------+----------------+----------+--------+
 //   byte 64        n tokens, u16 where the vocabulary size is at most 65,536 and u32 above; the file ends with them
 //
-// The tokens of a document follow each other and end with </s>; a document may go on in the next shard.
+// The tokens of a document follow each other and end with </s> or the like; a document may go on in the next shard.
 #pragma once
 
 #include <cstdint>
