@@ -29,8 +29,7 @@ class AddedTokens {
 
   /// Receives the parts of a text from left to right: a token's id, or -1 with a text that is not empty.
   using Receiver = std::function<void(std::string_view part, std::int32_t id)>;
-  /// Cuts valid UTF-8 at the tokens: the leftmost first, the longest of those that begin at one place, none within
-  /// another.
+  /// Cuts valid UTF-8 at the tokens: the leftmost first, of those that begin at one place the longest.
   void split(std::string_view text, const Receiver& receive) const;
 
  private:

@@ -10,8 +10,8 @@
 
 namespace nibble::bpe {
 
-/// Unicode's normalisation forms (Unicode Standard Annex 15) by the data of Unicode 9.0, as the tokenizers library has
-/// them.
+/// Unicode's normalisation forms (Unicode Standard Annex 15) by the data of Unicode 9.0, which the tokenizers
+/// library has.
 enum class UnicodeForm { NFC, NFD, NFKC, NFKD };
 /// Each character by itself, so a capital sigma is always the same small one.
 struct Lowercase {};

@@ -12,10 +12,9 @@ namespace nibble::bpe {
 class Regex {
  public:
   /// An expression in the syntax that both libraries share: literals, ., classes with \s \d \w \p{..} and ranges,
-  /// groups
-  /// (?: (?i: and look-around, alternatives, quantifiers. UserError, which names `origin`, for a construct that means
-  /// something else to Oniguruma (^ $ \b \h, nested classes, inline flags for the rest of the pattern) or nothing to
-  /// PCRE2. \s is Unicode's White_Space, \w is L, M, Nd and Pc, \d is Nd, as in Oniguruma. Properties are those of
+  /// groups (?: and (?i:, look-around, alternatives, quantifiers. UserError, which names `origin`, for a construct that
+  /// means something else to Oniguruma (^ $ \b \h, nested classes, inline flags for the rest of the pattern) or nothing
+  /// to PCRE2. \s is Unicode's White_Space, \w is L, M, Nd and Pc, \d is Nd, as in Oniguruma. Properties are those of
   /// PCRE2's Unicode version: 14 in PCRE2 10.40 to 10.42.
   static Regex pattern(std::string_view expression, const std::string& origin);
   /// An expression that matches `text` and nothing else.

@@ -1,5 +1,4 @@
-// From Oniguruma's syntax, as the tokenizers library uses it, to PCRE2's. What is not known to mean the same is
-// refused.
+// From Oniguruma's syntax, as the tokenizers library uses it, to PCRE2's: what may not mean the same is refused.
 #include <cctype>
 #include <string>
 #include <string_view>
@@ -104,8 +103,7 @@ class Translator {
     at_ = close + 1;
   }
 
-  /// \xHH and \x{H...} of both, \uHHHH of Oniguruma. Two digits above 7F are a byte to one and a character to the
-  /// other.
+  /// \xHH and \x{H...} of both, \uHHHH of Oniguruma. Above 7F two digits are a byte to one, a character to the other.
   void code_point(char kind) {
     std::string_view digits;
     std::size_t length = 0;
