@@ -2,9 +2,9 @@
 //
 // SentencePiece's .model (Kudo & Richardson 2018), in the conventions of Llama 2: ids 0, 1, 2 are <unk>, <s>, </s>,
 // unknown characters fall back to bytes, control pieces that stand in a text are text. A document is one line to the
-// model. Where the vocabulary has the piece `<n>`, every newline is replaced by it; decoding turns it back (so a literal
-// "<n>" in a text comes back as a newline). A model without that piece, such as Llama's, gets the text as it is and
-// encodes newlines as it was trained to.
+// model. Where the vocabulary has the piece `<n>`, every newline is replaced by it; decoding turns it back, so a
+// literal "<n>" in a text comes back as a newline. A model without that piece, such as Llama's, gets the text as it is
+// and encodes newlines as it was trained to.
 //
 // Hugging Face's tokenizer.json with byte-pair encoding (data/bpe/tokenizer_json.h says what of it), such as GPT-2's,
 // Llama 3's, Qwen's and SmolLM's, and Llama 2's in that form. Ids are those of Python's `tokenizers` with
