@@ -262,11 +262,25 @@ Tensor Llama::embed(const Tensor& tokens) {
   return x;
 }
 
-void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out, std::int64_t sequences,
-                          std::int64_t seq, const PassContext& pass, bool keep_inputs, BlockSaved& saved) {
+void Llama::attention(const Layout& layout, BlockSaved& saved) {
+  const Tensor cos = rope_cos_.view().row_range(0, layout.seq);
+  const Tensor sin = rope_sin_.view().row_range(0, layout.seq);
+  const std::int64_t places = layout.sequences * layout.seq;
+  const AttentionShape shape{layout.sequences, layout.seq, config_.heads, config_.kv_heads, config_.head_dim()};
+  const bool packed = layout.at.defined();
+  const Tensor qkv = packed ? gather(saved.qkv, layout.at) : saved.qkv;
+  timed(profile_, "rope", rope_forward, qkv, config_.heads, config_.kv_heads, cos, sin);
+  const Tensor attended = arena_.allocate(activations_, {places, config_.attention_width()});
+  saved.lse = arena_.allocate(DType::F32, {layout.sequences * config_.heads, layout.seq});
+  timed(profile_, "attention fwd", attention_forward, shape, qkv, attended, saved.lse, arena_);
+  saved.attended = packed ? gather(attended, layout.place) : attended;
+}
+
+void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out, const Layout& layout,
+                          const PassContext& pass, bool keep_inputs, BlockSaved& saved) {
   const Block& block = blocks_[index];
   const std::size_t first = index * kLinearsPerBlock;
-  const std::int64_t tokens = sequences * seq;
+  const std::int64_t tokens = x.rows();
   const std::int64_t d = config_.width;
   const auto eps = static_cast<float>(config_.norm_eps);
   saved.x = x;
@@ -298,13 +312,7 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
     timed(profile_, "head norm", head_norm_forward, saved.qkv, config_.heads, config_.kv_heads, gains, eps, saved.heads,
           saved.head_rstd);
   }
-  const Tensor cos = rope_cos_.view().row_range(0, seq);
-  const Tensor sin = rope_sin_.view().row_range(0, seq);
-  timed(profile_, "rope", rope_forward, saved.qkv, config_.heads, config_.kv_heads, cos, sin);
-  saved.attended = arena_.allocate(activations_, {tokens, config_.attention_width()});
-  saved.lse = arena_.allocate(DType::F32, {sequences * config_.heads, seq});
-  const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
-  timed(profile_, "attention fwd", attention_forward, shape, saved.qkv, saved.attended, saved.lse, arena_);
+  attention(layout, saved);
   saved.x_middle = arena_.allocate(DType::F32, {tokens, d});
   saved.output_in = linear_forward(first + kOutput, saved.attended, saved.x_middle, x, pass);
 
@@ -460,6 +468,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   };
   std::vector<BlockSaved> saved(blocks_.size());
   std::vector<Arena::Mark> marks(blocks_.size());  // what a block saved lies between its mark and the next one
+  const Layout layout{sequences, seq, {}, {}};
   const std::size_t kept_from = recompute_ == Recompute::Block ? blocks_.size() - 1 : 0;
   const bool keep_inputs = recompute_ != Recompute::BlockParts;
   const Tensor tokens = to_device(batch.tokens, tokens_sent_);
@@ -471,7 +480,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const Tensor out = arena_.allocate(DType::F32, {sequences * seq, config_.width});
     marks[b] = arena_.mark();
-    piece([&] { block_forward(b, x, out, sequences, seq, pass, keep_inputs && b >= kept_from, saved[b]); });
+    piece([&] { block_forward(b, x, out, layout, pass, keep_inputs && b >= kept_from, saved[b]); });
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
   }
@@ -481,7 +490,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   again.again = true;
   for (std::size_t b = blocks_.size(); b-- > 0;) {
     piece([&] {
-      if (b < kept_from) block_forward(b, saved[b].x, {}, sequences, seq, again, keep_inputs, saved[b]);
+      if (b < kept_from) block_forward(b, saved[b].x, {}, layout, again, keep_inputs, saved[b]);
       block_backward(b, dx, saved[b], sequences, seq, pass);
     });
     arena_.rewind(marks[b]);
@@ -515,14 +524,14 @@ void Llama::visit_linear_state(const std::function<void(const std::string& name,
   }
 }
 
-Tensor Llama::forward(const Tensor& tokens) {
+Tensor Llama::forward(const Tensor& tokens, const Layout& layout) {
   const PassContext pass = inference_pass();
   Tensor x = embed(to_device(tokens, tokens_sent_));
   Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const ArenaScope scope(arena_);
     BlockSaved saved;
-    block_forward(b, x, out, tokens.rows(), tokens.cols(), pass, false, saved);
+    block_forward(b, x, out, layout, pass, false, saved);
     std::swap(x, out);
   }
   return x;
@@ -554,7 +563,7 @@ std::string Llama::first_non_finite(const Batch& batch) {
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const ArenaScope block_scope(arena_);
     BlockSaved saved;
-    block_forward(b, x, out, batch.tokens.rows(), batch.tokens.cols(), pass, false, saved);
+    block_forward(b, x, out, {batch.tokens.rows(), batch.tokens.cols(), {}, {}}, pass, false, saved);
     std::swap(x, out);
     const std::pair<const char*, Tensor> results[] = {{"attention.qkv", saved.qkv},
                                                       {"attention", saved.attended},

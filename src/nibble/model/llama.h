@@ -3,11 +3,13 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "nibble/model/config.h"
 #include "nibble/model/memory.h"
+#include "nibble/model/packed_sequences.h"
 #include "nibble/model/parameter_shapes.h"
 #include "nibble/model/recompute.h"
 #include "nibble/optim/adamw.h"
@@ -105,6 +107,9 @@ class Llama {
   /// Loss alone; touches no state, and observers see nothing of it. `token_losses`, when not null, receives the loss
   /// of each target.
   BatchLoss evaluate(const Batch& batch, std::vector<float>* token_losses = nullptr);
+  /// The score of each query, with logits computed for the queried rows alone, head_rows at a time. `greedy`: whether
+  /// the flag is wanted too, for which a GPU's logits travel to the CPU.
+  std::vector<TokenScore> score(const PackedSequences& packed, std::span<const TokenQuery> queries, bool greedy);
   /// Names the first tensor of a forward pass over the batch that holds a value that is not finite: a parameter, or a
   /// block's intermediate result; "the logits" when all before them are finite.
   std::string first_non_finite(const Batch& batch);
@@ -141,6 +146,13 @@ class Llama {
  private:
   struct Block;       // the parameters of one block
   struct BlockSaved;  // what a block's backward needs
+  /// How the rows of a pass stand in the sequences that attention sees.
+  struct Layout {
+    std::int64_t sequences = 0;
+    std::int64_t seq = 0;
+    Tensor at;     // I32 [sequences * seq]: PackedSequences::at; undefined: row i stands at place i
+    Tensor place;  // I32 [rows]: PackedSequences::place; undefined as `at` is
+  };
   void create_parameters();
   /// A pass without a backward.
   PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_, .inference = true}; }
@@ -153,14 +165,21 @@ class Llama {
                        const PassContext& pass);
   /// A batch's tensor [T] where the model is, once the device's work so far is done.
   Tensor to_device(const Tensor& batch_part, Staging& staging);
+  Tensor to_device(const Tensor& part) { return to_device(part, tokens_sent_); }
   /// Rows of the embedding (F32 [T, d]) of tokens that are where the model is.
   Tensor embed(const Tensor& tokens);
   /// The residual stream [T, d] after the last block, without a backward to follow.
-  Tensor forward(const Tensor& tokens);
+  Tensor forward(const Tensor& tokens, const Layout& layout);
+  Tensor forward(const Tensor& tokens) { return forward(tokens, {tokens.rows(), tokens.cols(), {}, {}}); }
   /// Block `index` of x (F32 [T, d]) into out (undefined: only what the backward reads is wanted). Inputs of linear
   /// layers that the backward reads are kept for it if `keep_inputs`.
-  void block_forward(std::size_t index, const Tensor& x, const Tensor& out, std::int64_t sequences, std::int64_t seq,
+  void block_forward(std::size_t index, const Tensor& x, const Tensor& out, const Layout& layout,
                      const PassContext& pass, bool keep_inputs, BlockSaved& saved);
+  /// Rotation and attention: saved.attended and saved.lse from saved.qkv, which is rotated in place where rows stand at
+  /// their places.
+  void attention(const Layout& layout, BlockSaved& saved);
+  /// Row i of the result is row rows[i] of x.
+  Tensor gather(const Tensor& x, const Tensor& rows);
   void block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences, std::int64_t seq,
                       const PassContext& pass);
   /// Final norm, head and the loss of each target (F32 [T]), chunk by chunk; targets are where the model is; dx (F32
