@@ -75,6 +75,7 @@ std::vector<std::unique_ptr<Command>> all_commands() {
   commands.push_back(make_compare_command());
   commands.push_back(make_report_command());
   commands.push_back(make_generate_command());
+  commands.push_back(make_eval_command());
   commands.push_back(make_import_command());
   commands.push_back(make_export_command());
   commands.push_back(make_data_prepare_command());

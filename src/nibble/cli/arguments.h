@@ -45,6 +45,7 @@ class Command {
 std::unique_ptr<Command> make_train_command();
 std::unique_ptr<Command> make_compare_command();
 std::unique_ptr<Command> make_generate_command();
+std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_report_command();
 std::unique_ptr<Command> make_data_prepare_command();
 std::unique_ptr<Command> make_tokenizer_train_command();

@@ -1,4 +1,4 @@
-// Data files by name: recipes/, models/, devices/ and laws/ at the root of the source or beside the installed program.
+// Data files by name: recipes/, models/, devices/, laws/, tasks/, at the root of the source or beside the program.
 #pragma once
 
 #include <filesystem>

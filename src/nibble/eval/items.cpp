@@ -1,0 +1,149 @@
+#include "nibble/eval/items.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "nibble/data/byte_source.h"
+#include "nibble/data/text_reader.h"
+#include "nibble/io/format.h"
+#include "nibble/io/json.h"
+#include "nibble/tensor/error.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string read_whole(const fs::path& file) {
+  const std::unique_ptr<ByteSource> source = open_byte_source(file);
+  std::string text;
+  constexpr std::size_t kBlock = 1 << 20;
+  for (std::size_t n = kBlock; n == kBlock;) {
+    const std::size_t before = text.size();
+    text.resize(before + kBlock);
+    n = source->read(std::as_writable_bytes(std::span(text).subspan(before)));
+    text.resize(before + n);
+  }
+  return text;
+}
+
+void replace_values(const Task& task, nlohmann::json& row, const std::string& where) {
+  for (const auto& [field, values] : task.replace) {
+    if (!row.contains(field) || !row[field].is_string()) user_error("{}: this row has no text '{}'", where, field);
+    const auto found = values.find(row[field].get<std::string>());
+    if (found == values.end()) {
+      std::vector<std::string> known;
+      for (const auto& [value, other] : values) known.push_back(value);
+      user_error("{}: the field '{}' holds '{}', must be one of {}", where, field, row[field].get<std::string>(),
+                 join_names(known));
+    }
+    row[field] = found->second;
+  }
+}
+
+std::vector<std::string> render_each(const std::vector<Template>& templates, const std::vector<TextRule>& clean,
+                                     const nlohmann::json& row, const std::string& where) {
+  std::vector<std::string> all;
+  for (const Template& one : templates) {
+    for (std::string& text : one.render_all(row, where)) all.push_back(std::move(text));
+  }
+  for (std::string& text : all) {
+    for (const TextRule rule : clean) text = apply_text_rule(rule, text);
+  }
+  return all;
+}
+
+std::int64_t gold_of(const Task& task, std::size_t choices, const nlohmann::json& row, const std::string& where) {
+  const std::string answer = task.gold->render(row, where);
+  std::vector<std::string> answers = render_each(task.gold_among, {}, row, where);
+  for (std::size_t i = 0; task.gold_among.empty() && i < choices; ++i) answers.push_back(std::to_string(i));
+  const auto found = std::find(answers.begin(), answers.end(), answer);
+  if (found == answers.end() || static_cast<std::size_t>(found - answers.begin()) >= choices) {
+    answers.resize(std::min(answers.size(), choices));
+    user_error("{}: the answer '{}' is none of {}", where, answer, join_names(answers));
+  }
+  return found - answers.begin();
+}
+
+void render_choices(const Task& task, const nlohmann::json& row, const std::string& where, Item& item) {
+  const std::vector<std::string> contexts = render_each(task.context, task.clean, row, where);
+  item.choices = render_each(task.choices, task.clean, row, where);
+  const std::size_t count = std::max(contexts.size(), item.choices.size());
+  if (count < 2) user_error("{}: this row has {} choices, must have two or more", where, count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::string& context = contexts.size() == 1 ? contexts[0] : contexts[i];
+    item.pairs.push_back({context, task.delimiter + (item.choices.size() == 1 ? item.choices[0] : item.choices[i])});
+  }
+  // Of several contexts, the contexts are what is chosen among.
+  if (contexts.size() > 1) item.choices = contexts;
+  item.gold = gold_of(task, count, row, where);
+}
+
+Item render_item(const Task& task, nlohmann::json row, const std::string& where) {
+  Item item;
+  item.document = row.dump();
+  replace_values(task, row, where);
+  switch (task.kind) {
+    case TaskKind::Choices: render_choices(task, row, where, item); break;
+    case TaskKind::Continuation:
+      item.pairs.push_back({task.context[0].render(row, where), task.delimiter + task.text->render(row, where)});
+      break;
+    case TaskKind::Rolling: {
+      item.pairs.push_back({"", task.text->render(row, where)});
+      const std::string counted = task.counted->render(row, where);
+      item.words = count_words(counted);
+      item.bytes = static_cast<std::int64_t>(counted.size());
+      break;
+    }
+  }
+  return item;
+}
+
+}  // namespace
+
+fs::path find_task_data(const fs::path& folder, const Task& task) {
+  for (const char* extension : {"", ".gz", ".zst"}) {
+    const fs::path file = folder / (task.data + extension);
+    if (fs::exists(file)) return file;
+  }
+  user_error("the task '{}' reads '{}' (or the same with .gz or .zst), which is not there: name the folder with --data",
+             task.name, (folder / task.data).string());
+}
+
+Items read_items(const Task& task, const fs::path& file, std::int64_t limit) {
+  const std::string text = read_whole(file);
+  Items all;
+  std::int64_t line_number = 0;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    if (limit == 0 || all.rows < limit) {
+      const std::string where = fmt::format("{}:{}", file.string(), line_number);
+      nlohmann::json row = parse_json(line, where);
+      if (!row.is_object()) user_error("{}: this line is not a JSON object", where);
+      all.items.push_back(render_item(task, std::move(row), where));
+      all.items.back().row = all.rows;
+    }
+    ++all.rows;
+  }
+  if (all.rows == 0) user_error("'{}' holds no rows", file.string());
+  return all;
+}
+
+Items read_text_items(const Task& task, const std::vector<std::string>& inputs, std::int64_t limit) {
+  TextReader reader(inputs, {});
+  Items all;
+  for (std::string document; reader.next(document); ++all.rows) {
+    if (limit != 0 && all.rows >= limit) continue;
+    all.items.push_back(render_item(task, {{"text", document}}, inputs[0]));
+    all.items.back().row = all.rows;
+  }
+  if (all.rows == 0) user_error("'{}' holds no text", join_names(inputs));
+  return all;
+}
+
+}  // namespace nibble
