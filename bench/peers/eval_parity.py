@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import time
 
@@ -143,14 +144,14 @@ def harness(work, data, tokenizer, tasks, limit, batch, bos):
     model = LlamaForCausalLM.from_pretrained(work / "hf", dtype=torch.float32, attn_implementation="sdpa")
     lm = HFLM(pretrained=model, tokenizer=plain_tokenizer(tokenizer), batch_size=batch, add_bos_token=bos,
               prefix_token_id=1 if bos else 2, device="cpu")
-    seconds = 0.0
+    spent = [0.0, 0.0]
 
     def timed(method):
         def call(*arguments, **named):
-            nonlocal seconds
-            begin = time.time()
+            begin = (time.time(), time.process_time())
             result = method(*arguments, **named)
-            seconds += time.time() - begin
+            spent[0] += time.time() - begin[0]
+            spent[1] += time.process_time() - begin[1]
             return result
         return call
 
@@ -158,7 +159,7 @@ def harness(work, data, tokenizer, tasks, limit, batch, bos):
     lm.loglikelihood, lm.loglikelihood_rolling = timed(lm.loglikelihood), timed(lm.loglikelihood_rolling)
     out = lm_eval.simple_evaluate(model=lm, tasks=list(tasks), limit=limit, log_samples=True, bootstrap_iters=100000,
                                   num_fewshot=0, task_manager=manager)
-    return out, seconds
+    return out, spent
 
 
 def ours(nibble, work, data, tasks, limit, bos):
@@ -168,10 +169,12 @@ def ours(nibble, work, data, tasks, limit, bos):
                str(limit), "--out", out, "--samples"]
     command += ["--add-bos", "--prefix", "bos"] if bos else []
     begin = time.time()
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    seconds = time.time() - begin
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = [time.time() - begin, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime]
     samples = {task: [json.loads(line) for line in open(out / f"samples_{task}.jsonl")] for task in tasks}
-    return json.load(open(out / "results.json")), samples, seconds
+    return json.load(open(out / "results.json")), samples, spent
 
 
 def likelihoods(sample):
@@ -231,14 +234,15 @@ def main():
         make_model(options.work, shape)
         write_run(options.work, shape)
     tokenizer = options.work / "run" / "data" / "tokenizer.model"
-    results, samples, seconds = ours(options.nibble, options.work, options.data, tasks, options.limit, options.bos)
-    theirs, peer_seconds = harness(options.work, options.data, tokenizer, tasks, options.limit, options.batch,
+    results, samples, spent = ours(options.nibble, options.work, options.data, tasks, options.limit, options.bos)
+    theirs, peer_spent = harness(options.work, options.data, tokenizer, tasks, options.limit, options.batch,
                                    options.bos)
     table, worst = compare(theirs, results, samples, tasks)
     items = sum(len(samples[task]) for task in tasks)
     print(table)
-    print(f"\nlargest difference {worst:.2e}; {items} items: lm-eval {peer_seconds:.1f} s ({items / peer_seconds:.1f} "
-          f"items/s, scoring alone), nibble {seconds:.1f} s ({items / seconds:.1f} items/s, all included)")
+    print(f"\nLargest difference {worst:.2e} over {items} items, {options.threads} threads. Wall clock and CPU time:")
+    for name, (wall, cpu) in (("lm-eval, scoring alone", peer_spent), ("nibble, all included", spent)):
+        print(f"  {name}: {wall:.1f} s, {cpu:.1f} CPU s, {items / cpu:.1f} items per CPU second")
 
 
 if __name__ == "__main__":
