@@ -30,7 +30,7 @@ std::string write_config(const TemporaryDirectory& folder, int steps) {
 TEST(Cli, HelpListsTheCommandsAndEachHasExamples) {
   const Output help = run("help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"train", "compare", "report", "generate", "data", "tokenizer", "doctor"}) {
+  for (const char* command : {"train", "compare", "report", "generate", "eval", "data", "tokenizer", "doctor"}) {
     EXPECT_NE(help.text.find(command), std::string::npos) << command;
   }
   for (const char* command : {"train", "compare", "report", "generate", "data prepare", "tokenizer train", "doctor"}) {
