@@ -59,7 +59,12 @@ case $tokens in
       rm -rf data/league.part
     fi
     ;;
-  *) settings="$settings --set data.dir=$tokens" ;;
+  *)
+    # Where the tokens lie is not part of the protocol: runs of all calls name one folder.
+    if [ ! -e data/league/meta.json ]; then
+      tokens=$(cd "$tokens" && pwd) && mkdir -p data && ln -sfn "$tokens" data/league || exit 2
+    fi
+    ;;
 esac
 
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -n 1)
