@@ -138,6 +138,14 @@ TEST_F(LeagueTest, OneSeedHasNoError) {
   const League league = make_league({add("a", {.losses = {{"bf16", {2.0}}, {"half", {2.1}}}})}, knowledge());
   EXPECT_TRUE(std::isnan(entry(league.sizes[0], "half").gap_error));
   EXPECT_TRUE(std::isnan(league.sizes[0].noise_percent));
+  EXPECT_NE(league_text(league).find("bf16 ran with one seed"), std::string::npos);
+}
+
+TEST_F(LeagueTest, RunsWithoutTheirBaselineSaySo) {
+  const fs::path runs = directory_.path() / "runs";
+  write_runs(runs, {.losses = {{"half", {2.1, 4.2}}}});
+  const League league = make_league({runs}, knowledge());
+  EXPECT_NE(league_text(league).find("bf16 did not run"), std::string::npos) << league_text(league);
 }
 
 TEST_F(LeagueTest, ComparisonsOfOneSizeAreJoinedAndSizesSorted) {

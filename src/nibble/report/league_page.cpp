@@ -69,8 +69,11 @@ std::string size_title(const LeagueSize& size) {
 }
 
 std::string noise_text(const LeagueSize& size) {
-  if (std::isnan(size.noise_percent))
-    return fmt::format("{} ran with one seed: no measure of the noise", size.baseline);
+  if (std::isnan(size.noise_percent)) {
+    const auto is_baseline = [&](const LeagueEntry& entry) { return entry.recipe == size.baseline; };
+    const bool ran = std::any_of(size.entries.begin(), size.entries.end(), is_baseline);
+    return fmt::format("{} {}: no measure of the noise", size.baseline, ran ? "ran with one seed" : "did not run");
+  }
   return fmt::format("seeds of {} differ by {:.2f} % in validation loss", size.baseline, size.noise_percent);
 }
 
