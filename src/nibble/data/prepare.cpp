@@ -86,8 +86,8 @@ class Preparation {
     tokenise(inputs, options_.valid_fraction);
     if (valid_inputs) tokenise(*valid_inputs, 1);
     check();
-    const DatasetMeta meta{tokenizer_.vocab_size(), tokenizer_.hash(), train_.finish(), valid_.finish(),
-                           tokenizer_.save_in(directory_)};
+    DatasetMeta meta{tokenizer_.vocab_size(), tokenizer_.hash(), train_.finish(), valid_.finish(),
+                     tokenizer_.save_in(directory_)};
     write_dataset_meta(directory_, meta);
     return meta;
   }
