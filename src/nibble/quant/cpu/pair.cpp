@@ -5,8 +5,8 @@ namespace nibble {
 
 QuantizedPair cpu::quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
                                  const QuantizeContext& in_b, Arena& arena) {
-  QTensor first = cpu::quantize(x, a, in_a, arena);
-  return {std::move(first), cpu::quantize(x, b, in_b, arena)};
+  const QTensor first = cpu::quantize(x, a, in_a, arena);
+  return {first, cpu::quantize(x, b, in_b, arena)};
 }
 
 AmaxPair cpu::amax_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&,

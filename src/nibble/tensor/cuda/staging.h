@@ -11,7 +11,7 @@ namespace nibble::cuda {
 class PinnedCopy {
  public:
   PinnedCopy() = default;
-  ~PinnedCopy();
+  ~PinnedCopy();  // NOLINT(performance-trivially-destructible): with CUDA it has work to do
   PinnedCopy(const PinnedCopy&) = delete;
   PinnedCopy& operator=(const PinnedCopy&) = delete;
 
