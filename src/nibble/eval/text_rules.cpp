@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "nibble/data/utf8.h"
 #include "nibble/io/format.h"
 #include "nibble/io/suggest.h"
 #include "nibble/tensor/error.h"
@@ -33,22 +34,6 @@ Character first_character(std::string_view text) {
     code = code << 6 | (byte(i) & 0x3Fu);
   }
   return {code, bytes, true};
-}
-
-void append_character(std::string& out, char32_t code) {
-  const auto put = [&](char32_t bits) { out.push_back(static_cast<char>(bits)); };
-  if (code < 0x80) return put(code);
-  if (code < 0x800) {
-    put(0xC0 | code >> 6);
-  } else if (code < 0x10000) {
-    put(0xE0 | code >> 12);
-    put(0x80 | (code >> 6 & 0x3F));
-  } else {
-    put(0xF0 | code >> 18);
-    put(0x80 | (code >> 12 & 0x3F));
-    put(0x80 | (code >> 6 & 0x3F));
-  }
-  put(0x80 | (code & 0x3F));
 }
 
 // str.isspace: bidirectional type WS, B or S, or category Zs (Unicode 15).
@@ -103,7 +88,7 @@ std::string capitalize(std::string_view text) {
   for (bool first = true; !text.empty(); first = false) {
     const Character c = first_character(text);
     if (c.valid) {
-      append_character(out, first ? case_tables().upper(c.code) : case_tables().lower(c.code));
+      append_utf8(first ? case_tables().upper(c.code) : case_tables().lower(c.code), out);
     } else {
       out.push_back(text.front());
     }
@@ -117,17 +102,8 @@ std::string lower_first(std::string_view text) {
   const Character c = first_character(text);
   if (!c.valid) return std::string(text);
   std::string out;
-  append_character(out, case_tables().lower(c.code));
+  append_utf8(case_tables().lower(c.code), out);
   return out.append(text.substr(c.bytes));
-}
-
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  std::size_t begin = 0;
-  for (std::size_t at; (at = text.find(from, begin)) != std::string_view::npos; begin = at + from.size()) {
-    out.append(text, begin, at - begin).append(to);
-  }
-  return out.append(text, begin);
 }
 
 /// Removes [...] within a line: the expression \[.*?\] .
