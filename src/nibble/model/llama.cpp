@@ -13,6 +13,7 @@
 #include "nibble/ops/rmsnorm.h"
 #include "nibble/ops/rope.h"
 #include "nibble/ops/swiglu.h"
+#include "nibble/recipe/linear_contract.h"
 #include "nibble/tensor/device.h"
 
 namespace nibble {
@@ -37,16 +38,9 @@ namespace {
 
 enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
 
-/// Whether wgrad takes X as it was given: quantised again, or in high precision.
-bool wgrad_reads_input(const Linear& linear) {
-  const LinearRecipe& recipe = linear.recipe();
-  return recipe[Operand::WgradX].source == OperandSource::HighPrecision ||
-         !has_scale(recipe[Operand::FpropX].quant.element);
-}
-
-/// Whether anything in the backward does.
+/// Whether anything in the backward reads X as it was given.
 bool backward_reads_input(const Linear& linear, const PassContext& pass) {
-  return wgrad_reads_input(linear) || pass.measure_quality || linear.recipe().outlier_channels.enabled();
+  return wgrad_reads_input(linear.recipe()) || pass.measure_quality || linear.recipe().outlier_channels.enabled();
 }
 
 /// X lies in memory that is about to be used for something else.
@@ -288,7 +282,7 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
   const auto product = [&](LinearOfBlock which, std::int64_t width, const auto& compute, const Tensor& y,
                            const Tensor& addend) {
     const ArenaScope scope(input_arena_);
-    const bool kept = keep_inputs && wgrad_reads_input(linears_[first + which]);
+    const bool kept = keep_inputs && wgrad_reads_input(linears_[first + which].recipe());
     const Tensor input = (kept ? arena_ : input_arena_).allocate(activations_, {tokens, width});
     compute(input);
     Linear::Saved result = linear_forward(first + which, input, y, addend, pass);

@@ -9,6 +9,7 @@
 #include "nibble/model/llama.h"
 #include "nibble/model/operand_memory.h"
 #include "nibble/quant/requantize.h"
+#include "nibble/recipe/linear_contract.h"
 
 namespace nibble {
 
@@ -61,10 +62,6 @@ struct Layer {
     if (!o.enabled()) return 0;
     const auto share = static_cast<std::int64_t>(std::ceil(o.share * static_cast<double>(inputs)));
     return std::min(inputs, (share + o.multiple - 1) / o.multiple * o.multiple);
-  }
-  bool wgrad_reads_input() const {
-    return recipe[Operand::WgradX].source == OperandSource::HighPrecision ||
-           !has_scale(recipe[Operand::FpropX].quant.element);
   }
 };
 
@@ -200,7 +197,7 @@ class StepWalk {
 
   void linear_input(const Layer& l, bool keep) {
     const double bytes = 2 * product_of(tokens_, l.inputs);
-    const bool kept = keep && l.wgrad_reads_input();
+    const bool kept = keep && wgrad_reads_input(l.recipe);
     if (kept) arena_.take(bytes);
     inputs_.touch((kept ? 0 : bytes) + lent_weight(l, measured_));
   }
@@ -270,11 +267,8 @@ class StepWalk {
     const OperandMemory dy = operand(in_dgrad.quant, tokens_, l.outputs, l.dy, in_dgrad.fold_partner_scales);
     const OperandMemory own = operand(in_wgrad.quant, tokens_, l.outputs, l.dy, in_wgrad.fold_partner_scales);
     const bool reuses_x = l[Operand::WgradX].source == OperandSource::Fprop;
-    const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
-                        !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
-                        !in_dgrad.quant.hadamard.enabled();
-    const bool pair =
-        !shared && in_wgrad.samples == 1 && (!in_wgrad.fold_partner_scales || reuses_x) && dy.kept > 0 && own.kept > 0;
+    const bool shared = shares_gradient(l.recipe);
+    const bool pair = pairs_gradients(l.recipe) && dy.kept > 0 && own.kept > 0;
     quantise(arena_, dy);
     if (pair) quantise(arena_, own);
     const bool masked = l[Operand::FpropX].quant.trust_mask;
@@ -379,8 +373,8 @@ class StepWalk {
   }
 
   void missing_input(const Layer& l) {
-    const bool kept = l.wgrad_reads_input() && q_.recompute != Recompute::BlockParts;
-    if (!kept && (l.wgrad_reads_input() || measured_ || l.outliers() > 0))
+    const bool kept = wgrad_reads_input(l.recipe) && q_.recompute != Recompute::BlockParts;
+    if (!kept && (wgrad_reads_input(l.recipe) || measured_ || l.outliers() > 0))
       arena_.take(2 * product_of(tokens_, l.inputs));
   }
 

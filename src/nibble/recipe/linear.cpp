@@ -136,8 +136,7 @@ void Linear::backward(const Tensor& dy, const Saved& saved, const Tensor& dx, co
   outliers_.observe(saved.source, pass.step);
 }
 
-// One quantised dY serves both products when nothing in their specs tells them apart. Two are made together unless
-// wgrad's takes several samples or scales of an X that is not quantised yet.
+// `second` is left to wgrad where neither one serves both nor the two can be made together.
 QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved,
                                         const PassContext& pass) {
   const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradDy];
@@ -146,12 +145,7 @@ QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, cons
   if (in_dgrad.fold_partner_scales) rows.col_fold = w.scales.reshape({w.rows});
   rows.for_product = !pass.measure_quality;
 
-  const bool shared = in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales &&
-                      !in_wgrad.fold_partner_scales && !is_stochastic(in_dgrad.quant.rounding) &&
-                      !in_dgrad.quant.hadamard.enabled();
-  const bool has_folds = !in_wgrad.fold_partner_scales || (*recipe_)[Operand::WgradX].source == OperandSource::Fprop;
-  const bool together = !shared && in_wgrad.samples == 1 && has_folds && !serves_as_it_is(dy, in_dgrad.quant, rows);
-  if (together) {
+  if (pairs_gradients(*recipe_) && !serves_as_it_is(dy, in_dgrad.quant, rows)) {
     const QuantizeContext columns = wgrad_gradient_context(dy, saved.x, pass, 0);
     if (!serves_as_it_is(dy, in_wgrad.quant, columns)) {
       const QuantizedPair q =
@@ -164,6 +158,7 @@ QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, cons
     }
   }
   const QTensor q = quantise(Operand::DgradDy, dy, rows, pass.arena, pass.measure_quality, pass.profile);
+  const bool shared = shares_gradient(*recipe_);
   if (shared && pass.measure_quality) {
     quality_[static_cast<std::size_t>(Operand::WgradDy)] = quality_[static_cast<std::size_t>(Operand::DgradDy)];
   }

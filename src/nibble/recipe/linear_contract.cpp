@@ -69,4 +69,22 @@ void require_runnable(const LinearRecipe& recipe, const std::string& layer) {
          "the bins of the edge criterion are those of E2M1, without a carrier or a fused residual");
 }
 
+bool wgrad_reads_input(const LinearRecipe& recipe) {
+  return recipe[Operand::WgradX].source == OperandSource::HighPrecision ||
+         !has_scale(recipe[Operand::FpropX].quant.element);
+}
+
+bool shares_gradient(const LinearRecipe& recipe) {
+  const OperandSpec& in_dgrad = recipe[Operand::DgradDy];
+  const OperandSpec& in_wgrad = recipe[Operand::WgradDy];
+  return in_dgrad.quant == in_wgrad.quant && !in_dgrad.fold_partner_scales && !in_wgrad.fold_partner_scales &&
+         !is_stochastic(in_dgrad.quant.rounding) && !in_dgrad.quant.hadamard.enabled();
+}
+
+bool pairs_gradients(const LinearRecipe& recipe) {
+  const OperandSpec& in_wgrad = recipe[Operand::WgradDy];
+  const bool has_folds = !in_wgrad.fold_partner_scales || recipe[Operand::WgradX].source == OperandSource::Fprop;
+  return !shares_gradient(recipe) && in_wgrad.samples == 1 && has_folds;
+}
+
 }  // namespace nibble

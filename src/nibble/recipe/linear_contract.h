@@ -1,4 +1,5 @@
-// What a LinearRecipe must agree on for the three products to be those of one layer.
+// What a LinearRecipe must agree on for the three products to be those of one layer, and what follows for the operands
+// that Linear keeps or makes together, and the plan of memory counts.
 #pragma once
 
 #include <string>
@@ -11,5 +12,15 @@ namespace nibble {
 /// scale folded that does not lie along the contraction, and the like. parse_recipe refuses all of it with file and
 /// line.
 void require_runnable(const LinearRecipe& recipe, const std::string& layer);
+
+/// Whether wgrad takes X as it was given: quantised again, or in high precision.
+bool wgrad_reads_input(const LinearRecipe& recipe);
+
+/// Whether one quantised dY serves dgrad and wgrad: nothing in their specs tells them apart.
+bool shares_gradient(const LinearRecipe& recipe);
+
+/// Whether the dY of dgrad and that of wgrad, which differ, can be quantised together: wgrad's is one sample and takes
+/// no scales of an X that is not quantised yet.
+bool pairs_gradients(const LinearRecipe& recipe);
 
 }  // namespace nibble
