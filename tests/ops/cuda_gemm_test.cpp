@@ -12,6 +12,7 @@ namespace nibble {
 namespace {
 
 using testing::Extent;
+using testing::filled;
 using testing::kOrders;
 using testing::make_operand;
 using testing::naive;
@@ -40,14 +41,6 @@ OperandSpec element(ElementFormat format, ScaleFormat scales = ScaleFormat::None
   spec.scale_format = scales;
   spec.granularity = granularity;
   return spec;
-}
-
-OwnedTensor filled(DType dtype, const Extent& s, float value) {
-  OwnedTensor c(DType::F32, {s.m, s.n});
-  std::fill_n(c.view().data<float>(), s.m * s.n, value);
-  OwnedTensor out(dtype, {s.m, s.n});
-  convert(c, out);
-  return out;
 }
 
 /// C on the CPU after a product on the GPU, from what C held before.

@@ -14,6 +14,7 @@ namespace nibble {
 namespace {
 
 using testing::Extent;
+using testing::filled;
 using testing::make_operand;
 using testing::naive;
 using testing::Operand;
@@ -74,14 +75,6 @@ std::int64_t multiples(std::int64_t n, std::int64_t every, std::int64_t first = 
 void set_block(const Operand& x, std::int64_t row, std::int64_t block, std::uint8_t code, int scale) {
   for (std::int64_t c = 32 * block; c < std::min(x.q.cols, 32 * block + 32); ++c) set_code(x, row, c, code);
   x.q.scales.data<std::uint8_t>()[row * x.q.scale_cols() + block] = static_cast<std::uint8_t>(scale);
-}
-
-OwnedTensor filled(DType dtype, const Extent& s, float value) {
-  OwnedTensor c(DType::F32, {s.m, s.n});
-  std::fill_n(c.view().data<float>(), s.m * s.n, value);
-  OwnedTensor out(dtype, {s.m, s.n});
-  convert(c, out);
-  return out;
 }
 
 OwnedTensor gpu_gemm(const QTensor& a, const QTensor& b, const Tensor& before, Accumulate accumulate) {

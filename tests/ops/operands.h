@@ -1,6 +1,7 @@
 // Operands for the tests of matrix products, filled code by code, their values in double, and the naive product.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -204,6 +205,15 @@ inline Oracle naive(const GemmOperand& a, const GemmOperand& b, const Extent& s)
     }
   }
   return o;
+}
+
+/// C [m, n] with one value everywhere.
+inline OwnedTensor filled(DType dtype, const Extent& s, float value) {
+  OwnedTensor c(DType::F32, {s.m, s.n});
+  std::fill_n(c.view().data<float>(), s.m * s.n, value);
+  OwnedTensor out(dtype, {s.m, s.n});
+  convert(c, out);
+  return out;
 }
 
 inline std::vector<float> product(const GemmOperand& a, const GemmOperand& b, const Extent& s) {

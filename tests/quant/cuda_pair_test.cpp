@@ -13,6 +13,7 @@ using testing_support::expect_same_bits;
 using testing_support::GpuContext;
 using testing_support::on_cpu;
 using testing_support::on_gpu;
+using testing_support::whole_scale;
 
 struct Dims {
   std::int64_t rows, cols;
@@ -34,11 +35,6 @@ OwnedTensor there(const Tensor& x) {
 void expect_same_part(const Tensor& want, const Tensor& got, const char* what) {
   ASSERT_EQ(want.defined(), got.defined()) << what;
   if (want.defined() && want.numel() > 0) expect_same_bits(want, got, what);
-}
-
-float whole_scale(const QTensor& q) {
-  if (!q.device_scale.defined()) return q.tensor_scale;
-  return q.tensor_scale * on_cpu(q.device_scale).view().data<float>()[0];
 }
 
 /// `got` is stored as `want` is.

@@ -61,4 +61,20 @@ class GpuContext {
   OwnedTensor memory_[3];
 };
 
+/// A part of a QTensor on the GPU has the bits of `want`, or both lack it.
+inline void expect_same_part(const Tensor& want, const Tensor& got, const char* what) {
+  ASSERT_EQ(want.defined(), got.defined()) << what;
+  if (!want.defined()) return;
+  ASSERT_EQ(got.device(), Device::Cuda) << what;
+  ASSERT_EQ(want.rows(), got.rows()) << what;
+  ASSERT_EQ(want.cols(), got.cols()) << what;
+  if (want.numel() > 0) expect_same_bits(want, got, what);
+}
+
+/// The factor on everything, wherever it is.
+inline float whole_scale(const QTensor& q) {
+  if (!q.device_scale.defined()) return q.tensor_scale;
+  return q.tensor_scale * on_cpu(q.device_scale).view().data<float>()[0];
+}
+
 }  // namespace nibble::testing_support

@@ -13,18 +13,10 @@ namespace nibble {
 namespace {
 
 using testing_support::expect_same_bits;
+using testing_support::expect_same_part;
 using testing_support::GpuContext;
 using testing_support::on_cpu;
 using testing_support::on_gpu;
-
-void expect_same_part(const Tensor& want, const Tensor& got, const char* what) {
-  ASSERT_EQ(want.defined(), got.defined()) << what;
-  if (!want.defined()) return;
-  ASSERT_EQ(got.device(), Device::Cuda) << what;
-  ASSERT_EQ(want.rows(), got.rows()) << what;
-  ASSERT_EQ(want.cols(), got.cols()) << what;
-  if (want.numel() > 0) expect_same_bits(want, got, what);
-}
 
 void expect_same_residual(const CsrMatrix& want, const CsrMatrix& got) {
   ASSERT_EQ(want.defined(), got.defined());
