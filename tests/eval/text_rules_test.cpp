@@ -64,6 +64,7 @@ TEST(TextRules, WikiTextsDetokeniser) {
 TEST(TextRules, CountsAreThoseOfLenAndSplit) {
   EXPECT_EQ(count_characters("caf\u00E9 \U0001F600"), 6);
   EXPECT_EQ(count_characters("\xFF\xFE"), 2);
+  EXPECT_EQ(count_characters("\xED\xA0\x80"), 3) << "half of a surrogate pair is no character";
   EXPECT_EQ(count_words(""), 1);
   EXPECT_EQ(count_words(" = a = \n b "), 6) << "an empty word before and after";
   EXPECT_EQ(count_words("a\u00A0b"), 2);

@@ -23,6 +23,11 @@ int well_formed(std::string_view bytes) {
 
 }  // namespace
 
+std::size_t well_formed_utf8(std::string_view bytes) {
+  const int length = bytes.empty() ? 0 : well_formed(bytes);
+  return length > 0 ? static_cast<std::size_t>(length) : 0;
+}
+
 char32_t utf8_code_point(std::string_view text) {
   const std::size_t length = utf8_length(text[0]);
   const auto lead = static_cast<unsigned char>(text[0]);

@@ -13,6 +13,9 @@ constexpr std::size_t utf8_length(char lead) {
   return byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
+/// Bytes of the well-formed character (Unicode 15, table 3-7) at the beginning of any bytes; 0 where there is none.
+std::size_t well_formed_utf8(std::string_view bytes);
+
 /// The code point at the beginning of valid UTF-8.
 char32_t utf8_code_point(std::string_view text);
 

@@ -21,19 +21,11 @@ struct Character {
   bool valid = false;
 };
 
-/// The character at the beginning of a text that is not empty.
+/// The character at the beginning of a text that is not empty; a byte that begins none counts as one.
 Character first_character(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  if (lead < 0x80) return {lead, 1, true};
-  const std::size_t bytes = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < bytes) return {};
-  char32_t code = lead & (0xFFu >> (bytes + 1));
-  for (std::size_t i = 1; i < bytes; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return {};
-    code = code << 6 | (byte(i) & 0x3Fu);
-  }
-  return {code, bytes, true};
+  const std::size_t bytes = well_formed_utf8(text);
+  if (bytes == 0) return {};
+  return {utf8_code_point(text), bytes, true};
 }
 
 // str.isspace: bidirectional type WS, B or S, or category Zs (Unicode 15).
