@@ -126,6 +126,19 @@ TEST(TokenizerJson, KnowsWhatBeginsAndEndsAText) {
   EXPECT_EQ(qwen.piece(qwen.eos_id()), "<|endoftext|>");
 }
 
+TEST(TokenizerJson, KnowsWhetherTextsBeginByThemselves) {
+  EXPECT_TRUE(Tokenizer::load(kFixtures / "llama3").adds_bos()) << "its template says so";
+  EXPECT_FALSE(Tokenizer::load(kFixtures / "qwen").adds_bos()) << "it has no such token";
+  const TemporaryDirectory dir;
+  std::filesystem::copy(kFixtures / "llama3", dir / "model");
+  dir.write("model/tokenizer_config.json", R"({"add_bos_token": false})");
+  EXPECT_FALSE(Tokenizer::load(dir / "model").adds_bos());
+  dir.write("model/tokenizer_config.json", R"({"add_bos_token": null})");
+  EXPECT_TRUE(Tokenizer::load(dir / "model").adds_bos());
+  dir.write("model/tokenizer_config.json", R"({"add_bos_token": 1})");
+  EXPECT_USER_ERROR(Tokenizer::load(dir / "model"), "add_bos_token: not true or false");
+}
+
 /// A fixture with some of its values replaced.
 std::filesystem::path changed(const TemporaryDirectory& dir, const char* name, const json& patch) {
   json value = read_json(kFixtures / name / "tokenizer.json");

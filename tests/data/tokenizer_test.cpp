@@ -127,6 +127,17 @@ TEST(Tokenizer, SaveAndLoadKeepModelAndHash) {
   EXPECT_EQ(loaded.encode(kEnglish[3]), small_tokenizer().encode(kEnglish[3]));
 }
 
+TEST(Tokenizer, ASentencePieceModelBeginsTextsWhereTheConfigBesideItSaysSo) {
+  const TemporaryDirectory dir;
+  small_tokenizer().save_in(dir.path());
+  EXPECT_FALSE(Tokenizer::load(dir.path()).adds_bos());
+  dir.write("tokenizer_config.json", R"({"add_bos_token": true})");
+  EXPECT_TRUE(Tokenizer::load(dir.path()).adds_bos());
+  EXPECT_EQ(Tokenizer::load(dir.path()).encode("a"), small_tokenizer().encode("a")) << "encode never does";
+  dir.write("tokenizer_config.json", R"({"add_bos_token": "yes"})");
+  EXPECT_USER_ERROR(Tokenizer::load(dir.path()), "add_bos_token: not true or false");
+}
+
 TEST(Tokenizer, TrainingIsReproducibleAndTheSampleDependsOnTheSeed) {
   const TemporaryDirectory dir;
   TokenizerTraining options = small_training(dir);

@@ -1,9 +1,12 @@
 #include <sentencepiece_processor.h>
 
+#include <nlohmann/json.hpp>
+
 #include "nibble/data/tokenizer.h"
 #include "nibble/data/tokenizer_backend.h"
 #include "nibble/data/utf8.h"
 #include "nibble/data/word_boundaries.h"
+#include "nibble/io/json.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -15,7 +18,7 @@ constexpr std::size_t kSegmentBytes = 4096;  // long enough to hide the cost of 
 
 class SentencePiece final : public TokenizerBackend {
  public:
-  SentencePiece(std::string_view model, const std::string& origin) {
+  SentencePiece(std::string_view model, bool asks_for_bos, const std::string& origin) {
     const auto status = processor_.LoadFromSerializedProto(model);
     if (!status.ok() || processor_.GetPieceSize() == 0) {
       user_error("'{}' is not a SentencePiece model and no JSON; give the .model file or the tokenizer.json", origin);
@@ -25,12 +28,14 @@ class SentencePiece final : public TokenizerBackend {
     }
     has_newline_piece_ = !processor_.IsUnknown(processor_.PieceToId(kNewlinePiece));
     independent_words_ = words_are_independent(model);
+    adds_bos_ = asks_for_bos && processor_.bos_id() >= 0;
   }
   void append(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache) const override;
   std::string decode(std::span<const std::int32_t> ids) const override;
   std::int32_t vocab_size() const override { return processor_.GetPieceSize(); }
   std::int32_t bos_id() const override { return processor_.bos_id(); }
   std::int32_t eos_id() const override { return processor_.eos_id(); }
+  bool adds_bos() const override { return adds_bos_; }
   std::string piece(std::int32_t id) const override { return processor_.IdToPiece(id); }
 
  private:
@@ -38,7 +43,19 @@ class SentencePiece final : public TokenizerBackend {
   sentencepiece::SentencePieceProcessor processor_;
   bool has_newline_piece_ = false;
   bool independent_words_ = false;
+  bool adds_bos_ = false;
 };
+
+/// What tokenizer_config.json says; the model itself says nothing of it.
+bool asks_for_bos(std::string_view config, const std::string& origin) {
+  if (config.empty()) return false;
+  const std::string place = origin + "'s tokenizer_config.json";
+  const nlohmann::json json = parse_json(config, place);
+  const auto value = json.is_object() ? json.find("add_bos_token") : json.end();
+  if (value == json.end() || value->is_null()) return false;
+  if (!value->is_boolean()) user_error("{}.add_bos_token: not true or false", place);
+  return value->get<bool>();
+}
 
 /// Encodes a run of words. Any but the first begins with a space, which stands for the one that SentencePiece adds.
 void SentencePiece::append_segment(std::string_view segment, bool first, std::vector<std::int32_t>& ids) const {
@@ -80,8 +97,9 @@ std::string SentencePiece::decode(std::span<const std::int32_t> ids) const {
 
 }  // namespace
 
-std::unique_ptr<TokenizerBackend> load_sentencepiece(std::string_view model, const std::string& origin) {
-  return std::make_unique<SentencePiece>(model, origin);
+std::unique_ptr<TokenizerBackend> load_sentencepiece(std::string_view model, std::string_view config,
+                                                     const std::string& origin) {
+  return std::make_unique<SentencePiece>(model, asks_for_bos(config, origin), origin);
 }
 
 }  // namespace nibble

@@ -45,7 +45,7 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::from_file(std::string file, const std::string& config, const std::string& origin) {
-  auto backend = is_json(file) ? load_tokenizer_json(file, config, origin) : load_sentencepiece(file, origin);
+  auto backend = is_json(file) ? load_tokenizer_json(file, config, origin) : load_sentencepiece(file, config, origin);
   return Tokenizer(std::move(file), std::move(backend));
 }
 
@@ -105,5 +105,6 @@ std::string Tokenizer::piece(std::int32_t id) const {
 std::int32_t Tokenizer::vocab_size() const { return backend_->vocab_size(); }
 std::int32_t Tokenizer::bos_id() const { return backend_->bos_id(); }
 std::int32_t Tokenizer::eos_id() const { return backend_->eos_id(); }
+bool Tokenizer::adds_bos() const { return backend_->adds_bos(); }
 
 }  // namespace nibble

@@ -84,6 +84,9 @@ class Tokenizer {
   std::int32_t vocab_size() const;  ///< the largest id and one
   std::int32_t bos_id() const;      ///< <s> or the like; -1 if there is none
   std::int32_t eos_id() const;      ///< </s> or the like
+  /// Whether Python's tokenizers begin a text with bos_id() unasked: what "add_bos_token" of tokenizer_config.json
+  /// says, else a tokenizer.json's template. `encode` never does.
+  bool adds_bos() const;
   /// The token as the vocabulary spells it; empty for an id that no token has.
   std::string piece(std::int32_t id) const;
   /// XXH3-64 of the file; token shards carry it.

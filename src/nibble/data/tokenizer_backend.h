@@ -23,13 +23,16 @@ class TokenizerBackend {
   virtual std::int32_t vocab_size() const = 0;
   virtual std::int32_t bos_id() const = 0;  ///< -1 if there is none
   virtual std::int32_t eos_id() const = 0;
+  virtual bool adds_bos() const { return false; }
   virtual std::string piece(std::int32_t id) const = 0;
 };
 
-/// A SentencePiece .model; UserError, which names `origin`, when it is not one or has no </s>.
-std::unique_ptr<TokenizerBackend> load_sentencepiece(std::string_view model, const std::string& origin);
+/// A SentencePiece .model; UserError, which names `origin`, when it is not one or has no </s>. `config` is the text of
+/// the tokenizer_config.json beside it, or empty.
+std::unique_ptr<TokenizerBackend> load_sentencepiece(std::string_view model, std::string_view config,
+                                                     const std::string& origin);
 
-/// A tokenizer.json (data/bpe/tokenizer_json.h), and the text of the tokenizer_config.json beside it, or none.
+/// A tokenizer.json (data/bpe/tokenizer_json.h).
 std::unique_ptr<TokenizerBackend> load_tokenizer_json(std::string_view text, std::string_view config,
                                                       const std::string& origin);
 

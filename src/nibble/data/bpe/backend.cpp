@@ -31,6 +31,7 @@ class BpeTokenizer final : public TokenizerBackend {
   explicit BpeTokenizer(bpe::TokenizerJson json)
       : bos_(json.bos),
         eos_(json.eos),
+        adds_bos_(json.adds_bos),
         decoder_(std::move(json.decoder)),
         normalizer_(std::move(json.normalizer)),
         pretokenizer_(std::move(json.pretokenizer)),
@@ -79,6 +80,7 @@ class BpeTokenizer final : public TokenizerBackend {
   std::int32_t vocab_size() const override { return static_cast<std::int32_t>(pieces_.size()); }
   std::int32_t bos_id() const override { return bos_; }
   std::int32_t eos_id() const override { return eos_; }
+  bool adds_bos() const override { return adds_bos_; }
   std::string piece(std::int32_t id) const override { return pieces_[static_cast<std::size_t>(id)].spelling; }
 
  private:
@@ -104,6 +106,7 @@ class BpeTokenizer final : public TokenizerBackend {
   }
 
   std::int32_t bos_, eos_;
+  bool adds_bos_;
   std::vector<Piece> pieces_;  // by id
   std::vector<bpe::DecoderStep> decoder_;
   bpe::Normalizer normalizer_;

@@ -159,6 +159,10 @@ class Ends {
     if (template_.before) return required(*template_.before, root_.place() + ".post_processor");
     return customary({"<|begin_of_text|>", "<s>", "<bos>"});
   }
+  bool adds_bos() const {
+    const bool by_template = template_.before.has_value();
+    return bos() >= 0 && (config_ ? config_->flag_at("add_bos_token", by_template) : by_template);
+  }
   std::int32_t eos() const {
     std::int32_t id = configured("eos_token").value_or(-1);
     if (id < 0 && template_.after) id = required(*template_.after, root_.place() + ".post_processor");
@@ -231,6 +235,7 @@ TokenizerJson parse_tokenizer_json(std::string_view text, std::string_view confi
   const Ends ends(root, config_root, tokenizer);
   tokenizer.bos = ends.bos();
   tokenizer.eos = ends.eos();
+  tokenizer.adds_bos = ends.adds_bos();
   return tokenizer;
 }
 
