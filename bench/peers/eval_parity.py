@@ -1,11 +1,12 @@
-"""Holds `nibble eval` to lm-evaluation-harness: the same random Llama, the same items, log-likelihood by log-likelihood.
+"""Holds `nibble eval` to lm-evaluation-harness: the same model, the same items, log-likelihood by log-likelihood.
 
-It makes a SentencePiece model from the tasks' own text and a small random Llama, writes the Llama both as a Hugging Face
-folder and as a nibble run, evaluates the harness's own task definitions on local JSON Lines files with `HFLM` in float32,
-evaluates the same with the program, and prints a Markdown table.
+The model is a Hugging Face folder with its tokenizer, on which both run with their defaults, or a small random Llama
+with a SentencePiece model of the tasks' own text, which the script makes. It evaluates the harness's own task definitions on
+local JSON Lines files with `HFLM` in float32, evaluates the same with the program, and prints a Markdown table.
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install torch transformers lm-eval sentencepiece safetensors xxhash
+    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install torch transformers lm-eval sentencepiece
     /tmp/venv/bin/python bench/peers/eval_parity.py --nibble build/nibble --data data/eval --work /tmp/parity --limit 50
+    /tmp/venv/bin/python bench/peers/eval_parity.py --model smollm2-135m --nibble build/nibble --data data/eval ...
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import time
 
@@ -22,8 +24,6 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 import datasets
 import sentencepiece
 import torch
-import xxhash
-from safetensors.torch import load_file, save_file
 
 # The harness's task -> the file that stands in for its data set.
 TASKS = {
@@ -38,52 +38,29 @@ MODELS = {
 }
 
 
-def make_tokenizer(data, work, vocab):
+def make_tokenizer(data, folder, vocab):
     """A Llama-style model: BPE, byte fallback, no normalisation, newlines as bytes."""
-    text = work / "tokenizer.txt"
+    text = folder / "tokenizer.txt"
     with open(text, "w") as out:
         for file in sorted(set(TASKS.values())):
             for line in open(data / f"{file}.jsonl"):
                 out.write(line.replace("\\n", "\n")[:4000])
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(work / "tokenizer"), model_type="bpe", vocab_size=vocab, byte_fallback=True,
+        input=str(text), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=vocab, byte_fallback=True,
         split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=2, minloglevel=2,
         input_sentence_size=30000, shuffle_input_sentence=True)
     text.unlink()
 
 
-def make_model(work, shape):
+def make_model(folder, shape):
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=shape["vocab"], hidden_size=shape["width"], intermediate_size=shape["ffn"],
         num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["kv_heads"],
         max_position_embeddings=shape["seq"], rms_norm_eps=1e-5, tie_word_embeddings=False, initializer_range=0.06)
-    model = LlamaForCausalLM(config).float()
-    model.save_pretrained(work / "hf", safe_serialization=True)
-    return model
-
-
-def write_run(work, shape):
-    """The layout that src/nibble/train/checkpoint.h describes."""
-    folder = work / "run" / "checkpoints" / "step-00000000"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(load_file(work / "hf" / "model.safetensors"), folder / "model.safetensors", metadata={"format": "pt"})
-    save_file({"empty": torch.zeros(1)}, folder / "optimizer.safetensors")
-    data = work / "run" / "data"
-    data.mkdir(exist_ok=True)
-    (work / "tokenizer.model").replace(data / "tokenizer.model")
-    model = "\n".join(f"{key} = {value}" for key, value in shape.items())
-    state = {
-        "format": 1, "step": 0, "tokens": 0, "position": {"epoch": 0, "index": 0},
-        "config": f'[model]\n{model}\nnorm_eps = 1e-5\n[data]\ndir = "{data}"\n[train]\nsteps = 1\nbatch = 1\n',
-        "recipe": "", "data_fingerprint": "",
-        "checksums": {name: xxhash.xxh3_64_hexdigest((folder / name).read_bytes())
-                      for name in ("model.safetensors", "optimizer.safetensors")},
-    }
-    (folder / "state.json").write_text(json.dumps(state))
-    return data / "tokenizer.model"
+    LlamaForCausalLM(config).float().save_pretrained(folder)
 
 
 def plain_tokenizer(path):
@@ -112,11 +89,11 @@ def plain_tokenizer(path):
     return PlainTokenizer(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def harness(work, data, tokenizer, tasks, limit, batch, bos):
+def harness(folder, data, tasks, options):
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     wanted = {}
     manager = TaskManager()
@@ -127,23 +104,27 @@ def harness(work, data, tokenizer, tasks, limit, batch, bos):
         return datasets.DatasetDict({split: rows for split in ("train", "validation", "test")})
 
     import yaml
-    folder = pathlib.Path(lm_eval.__file__).parent / "tasks"
+    definitions = pathlib.Path(lm_eval.__file__).parent / "tasks"
     places = {"boolq": "super_glue/boolq/default", "copa": "super_glue/copa/default", "winogrande": "winogrande/default",
               "commonsense_qa": "commonsense_qa/default", "social_iqa": "siqa/siqa", "arc_easy": "arc/arc_easy",
               "arc_challenge": "arc/arc_challenge", "lambada_openai": "lambada/lambada_openai",
               "lambada_standard": "lambada/lambada_standard"}
     for task in tasks:
         yaml.SafeLoader.add_constructor("!function", lambda loader, node: node.value)
-        file = folder / (places.get(task, f"{task}/{task}") + ".yaml")
+        file = definitions / (places.get(task, f"{task}/{task}") + ".yaml")
         config = yaml.safe_load(open(file))
         if "include" in config:
             config = {**yaml.safe_load(open(file.parent / config["include"])), **config}
         wanted[(config["dataset_path"], config.get("dataset_name"))] = TASKS[task]
     datasets.load_dataset = local
 
-    model = LlamaForCausalLM.from_pretrained(work / "hf", dtype=torch.float32, attn_implementation="sdpa")
-    lm = HFLM(pretrained=model, tokenizer=plain_tokenizer(tokenizer), batch_size=batch, add_bos_token=bos,
-              prefix_token_id=1 if bos else 2, device="cpu")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    if options.model:
+        reading = dict(tokenizer=AutoTokenizer.from_pretrained(folder))
+    else:
+        reading = dict(tokenizer=plain_tokenizer(folder / "tokenizer.model"), add_bos_token=options.bos,
+                       prefix_token_id=1 if options.bos else 2)
+    lm = HFLM(pretrained=model, batch_size=options.batch, device="cpu", max_length=options.seq or None, **reading)
     spent = [0.0, 0.0]
 
     def timed(method):
@@ -157,20 +138,22 @@ def harness(work, data, tokenizer, tasks, limit, batch, bos):
 
     # Only the scoring: the harness also prepares whole data sets, and resamples in Python.
     lm.loglikelihood, lm.loglikelihood_rolling = timed(lm.loglikelihood), timed(lm.loglikelihood_rolling)
-    out = lm_eval.simple_evaluate(model=lm, tasks=list(tasks), limit=limit, log_samples=True, bootstrap_iters=100000,
+    out = lm_eval.simple_evaluate(model=lm, tasks=list(tasks), limit=options.limit, log_samples=True, bootstrap_iters=100000,
                                   num_fewshot=0, task_manager=manager)
     return out, spent
 
 
-def ours(nibble, work, data, tasks, limit, bos):
-    out = work / "nibble"
-    subprocess.run(["rm", "-rf", out], check=True)
-    command = [nibble, "eval", "--checkpoint", work / "run", "--tasks", ",".join(tasks), "--data", data, "--limit",
-               str(limit), "--out", out, "--samples"]
-    command += ["--add-bos", "--prefix", "bos"] if bos else []
+def ours(folder, data, tasks, options):
+    out = options.work / "nibble"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [options.nibble, "eval", "--model", folder, "--tasks", ",".join(tasks), "--data", data, "--limit",
+               options.limit, "--seq", options.seq, "--out", out, "--samples"]
+    if not options.model:
+        command += ["--bos", "yes", "--prefix", "bos"] if options.bos else ["--prefix", "eos"]
     begin = time.time()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL,
+                   env=dict(os.environ, OMP_NUM_THREADS=str(options.threads)))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = [time.time() - begin, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime]
     samples = {task: [json.loads(line) for line in open(out / f"samples_{task}.jsonl")] for task in tasks}
@@ -219,30 +202,31 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--limit", type=int, default=50)
-    parser.add_argument("--model", choices=MODELS, default="tiny")
+    parser.add_argument("--model", type=pathlib.Path, help="a Hugging Face folder; without it a random model is made")
+    parser.add_argument("--shape", choices=MODELS, default="tiny", help="of the random model")
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--seq", type=int, default=0, help="tokens that the model reads at most; 0: its whole context")
     parser.add_argument("--batch", type=int, default=16, help="of the harness, sequences")
-    parser.add_argument("--bos", action="store_true", help="begin every text with <s>, and take it as the prefix")
+    parser.add_argument("--bos", action="store_true",
+                        help="begin every text for the random model with <s>, and take it as the prefix")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tasks = options.tasks.split(",")
-    options.work.mkdir(parents=True, exist_ok=True)
-    shape = MODELS[options.model]
-    if not (options.work / "run").exists():
-        make_tokenizer(options.data, options.work, shape["vocab"])
-        make_model(options.work, shape)
-        write_run(options.work, shape)
-    tokenizer = options.work / "run" / "data" / "tokenizer.model"
-    results, samples, spent = ours(options.nibble, options.work, options.data, tasks, options.limit, options.bos)
-    theirs, peer_spent = harness(options.work, options.data, tokenizer, tasks, options.limit, options.batch,
-                                   options.bos)
+    folder = options.model or options.work / f"hf-{options.shape}"
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make_tokenizer(options.data, folder, MODELS[options.shape]["vocab"])
+        make_model(folder, MODELS[options.shape])
+    results, samples, spent = ours(folder, options.data, tasks, options)
+    theirs, peer_spent = harness(folder, options.data, tasks, options)
     table, worst = compare(theirs, results, samples, tasks)
     items = sum(len(samples[task]) for task in tasks)
     print(table)
     print(f"\nLargest difference {worst:.2e} over {items} items, {options.threads} threads. Wall clock and CPU time:")
     for name, (wall, cpu) in (("lm-eval, scoring alone", peer_spent), ("nibble, all included", spent)):
-        print(f"  {name}: {wall:.1f} s, {cpu:.1f} CPU s, {items / cpu:.1f} items per CPU second")
+        print(f"  {name}: {wall:.1f} s, {cpu:.1f} CPU s, {items / wall:.2f} items a second, "
+              f"{items / cpu:.2f} a CPU second")
 
 
 if __name__ == "__main__":
