@@ -53,8 +53,8 @@ TEST(Cli, MistakesGetOneSentenceAndExitCode2) {
       {"train --config " + config + " --set data.dir=/nowhere --out " + folder.path().string() + "/y", "/nowhere"},
       {"train --config " + config + " --resume --out " + folder.path().string() + "/z", "no checkpoint"},
       {"report " + folder.path().string(), folder.path().string()},
-      {"generate --run " + folder.path().string(), "no checkpoint"},
-      {"generate --run " + folder.path().string() + " --device gpu", "must be cpu, cuda or auto"}};
+      {"generate --model " + folder.path().string(), "holds no model"},
+      {"generate --model " + folder.path().string() + " --device gpu", "must be cpu, cuda or auto"}};
   for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "nibble/train/import.h"
 #include "tests/cli/program.h"
 #include "tests/data/english.h"
 #include "tests/inspect/small_checkpoint.h"
@@ -27,7 +28,7 @@ class EvalCommand : public testing::Test {
     folder_.write("piqa.jsonl", piqa);
     folder_.write("lambada_openai.jsonl", lambada);
     text_ = folder_.write("book.txt", joined(english_documents(2)));
-    known_ = "eval --checkpoint " + (folder_ / "run").string() + " --data " + folder_.path().string();
+    known_ = "eval --model " + (folder_ / "run").string() + " --data " + folder_.path().string();
   }
   TemporaryDirectory folder_;
   std::string text_, known_;
@@ -63,11 +64,41 @@ TEST_F(EvalCommand, ARecipeChangesTheArithmetic) {
   EXPECT_EQ(run(known_ + " --text " + text_ + " --recipe bf16").code, 0);
 }
 
+TEST_F(EvalCommand, AModelOfTheHuggingFaceToolsIsReadAsTheHarnessReadsIt) {
+  const std::string model = (folder_ / "hf").string();
+  export_checkpoint(folder_ / "run", {.tokenizer = folder_ / "data"}, model);
+  const std::string rest = " --data " + folder_.path().string() + " --tasks lambada_openai --text " + text_;
+  const auto args = [&](const std::string& name) {
+    return nlohmann::json::parse(read_file(folder_ / name / "results.json"))["config"]["model_args"];
+  };
+  const auto evaluated = [&](const std::string& options, const std::string& name) {
+    const Output out = run("eval" + rest + options + " --out " + (folder_ / name).string());
+    EXPECT_EQ(out.code, 0) << out.text;
+    return out.text.substr(0, out.text.find("\nwrote"));
+  };
+  const std::string by_run = evaluated(" --model " + (folder_ / "run").string(), "a");
+  EXPECT_EQ(evaluated(" --prefix eos --model " + model, "b"), by_run) << "the same weights, the same tokens";
+  EXPECT_EQ(args("a")["prefix"], "</s>");
+  // What begins a text for the harness, and in every one of them where the tokenizer's configuration says so.
+  EXPECT_NE(evaluated(" --model " + model, "c"), by_run);
+  EXPECT_EQ(args("c")["prefix"], "<s>");
+  EXPECT_EQ(args("c")["add_bos_token"], false);
+  folder_.write("hf/tokenizer_config.json", R"({"add_bos_token": true})");
+  const std::string with_bos = evaluated(" --model " + model, "d");
+  EXPECT_EQ(args("d")["add_bos_token"], true);
+  EXPECT_EQ(evaluated(" --prefix bos --bos yes --model " + (folder_ / "run").string(), "e"), with_bos);
+  // A shorter context is another result.
+  EXPECT_NE(evaluated(" --seq 8 --model " + model, "f"), with_bos);
+  EXPECT_EQ(args("f")["max_length"], 8);
+  expect_mistake("eval --model " + model + rest + " --out " + (folder_ / "c").string(), "scores_lambada_openai.jsonl");
+  expect_mistake("eval --model tests/fixtures/hf/qwen2" + rest, "holds neither tokenizer.json nor tokenizer.model");
+}
+
 TEST_F(EvalCommand, AUsersTaskIsAFile) {
   const std::string task = folder_.write("mine.toml",
                                          "data = \"piqa.jsonl\"\nkind = \"continuation\"\ncontext = \"{{goal}}\"\n"
                                          "continuation = \"{{sol1}}\"\nmetrics = [\"acc\"]\n");
-  const Output out = run(known_ + " --add-bos --prefix bos --tasks " + task);
+  const Output out = run(known_ + " --bos yes --prefix bos --tasks " + task);
   EXPECT_EQ(out.code, 0) << out.text;
   EXPECT_NE(out.text.find("mine"), std::string::npos) << out.text;
 }
@@ -83,13 +114,16 @@ TEST_F(EvalCommand, MistakesGetOneSentenceAndExitCode2) {
       {known_ + " --tasks boolq", "name the folder with --data"},
       {known_ + " --tasks piqa --limit -1", "--limit"},
       {known_ + " --tasks piqa --batch -1", "--batch"},
-      {known_ + " --tasks piqa --prefix pad", "must be eos or bos"},
+      {known_ + " --tasks piqa --prefix pad", "must be eos, bos or auto"},
       {known_ + " --tasks piqa --samples", "--out"},
       {known_ + " --tasks piqa --recipe bf17", "bf17"},
       {known_ + " --tasks piqa --device gpu", "must be cpu, cuda or auto"},
       {known_ + " --tasks piqa --tokenizer nowhere.model", "there is no tokenizer at"},
       {known_ + " --text nowhere.txt", "nowhere.txt"},
-      {"eval --tasks piqa --checkpoint " + nowhere, "holds no checkpoint"}};
+      {known_ + " --tasks piqa --seq -1", "--seq"},
+      {known_ + " --tasks piqa --seq 65", "takes 1 to 64"},
+      {known_ + " --tasks piqa --bos maybe", "must be yes, no or auto"},
+      {"eval --tasks piqa --model " + nowhere, "holds no model"}};
   for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);
 }
 

@@ -20,7 +20,8 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   const std::string text = folder.write("text.txt", joined(english_documents(6)));
   const std::string rest = " --recipe fp4-direct,bf16 --text " + text + " --tokens 65 --out ";
 
-  const Output first = run("inspect " + (folder.path() / "run").string() + rest + (folder.path() / "a").string());
+  const Output first =
+      run("inspect --model " + (folder.path() / "run").string() + rest + (folder.path() / "a").string());
   ASSERT_EQ(first.code, 0) << first.text;
   for (const char* part : {"step 7), 2 sequences of 64 tokens", "fp4-direct hurts layers.0.", "bf16 hurts no layer",
                            "Relative error of fprop / dgrad / wgrad", "exact / exact / exact", "top channels of X"}) {
@@ -30,7 +31,8 @@ TEST(InspectCommand, PrintsTablesAndWritesThePageAndJson) {
   EXPECT_EQ(nlohmann::json::parse(json)["recipes"].size(), 2u);
   EXPECT_TRUE(read_file(folder.path() / "a" / "inspect.html").starts_with("<!DOCTYPE html>"));
 
-  const Output second = run("inspect " + checkpoint.string() + " --device cpu" + rest + (folder.path() / "b").string());
+  const Output second =
+      run("inspect --model " + checkpoint.string() + " --device cpu" + rest + (folder.path() / "b").string());
   ASSERT_EQ(second.code, 0) << second.text;
   EXPECT_TRUE(read_file(folder.path() / "b" / "inspect.json") == json);
 }
@@ -46,7 +48,7 @@ TEST(InspectCommand, MistakesGetOneSentenceAndExitCode2) {
       write_checkpoint(folder.path() / "other", inspected_config("data", small_tokenizer().vocab_size(), 1));
   const std::pair<std::string, const char*> mistakes[] = {
       {known + " --recipe bf16", "there is no tokenizer at"},
-      {known + " --recipe bf16 --tokenizer " + model, "the checkpoint's model a vocabulary of 64"},
+      {known + " --recipe bf16 --tokenizer " + model, "the model a vocabulary of 64"},
       {known + " --recipe bf17", "bf17"},
       {known + " --recipe bf16,bf16", "listed twice"},
       {known + " --recipe bf16 --tokens -1", "--tokens"},
@@ -54,8 +56,8 @@ TEST(InspectCommand, MistakesGetOneSentenceAndExitCode2) {
       {known, "--recipe"},
       {other.string() + " --recipe bf16 --text " + text + " --tokenizer " + model, "is too short"},
       {other.string() + " --recipe bf16 --text nowhere.txt --tokenizer " + model, "nowhere.txt"},
-      {folder.path().string() + "/data --recipe bf16 --text " + text, "holds no checkpoint"}};
-  for (const auto& [arguments, expected] : mistakes) expect_mistake("inspect " + arguments, expected);
+      {folder.path().string() + "/data --recipe bf16 --text " + text, "holds no model"}};
+  for (const auto& [arguments, expected] : mistakes) expect_mistake("inspect --model " + arguments, expected);
 }
 
 }  // namespace

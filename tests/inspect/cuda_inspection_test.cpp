@@ -10,11 +10,11 @@ TEST(CudaInspection, FindsWhatTheCpuFinds) {
   NIBBLE_NEEDS_GPU();
   const TemporaryDirectory folder;
   const TrainConfig config = inspected_config(folder.path() / "data", 96);
-  const auto checkpoint = write_checkpoint(folder.path() / "run", config);
+  const StoredModel model = StoredModel::open(write_checkpoint(folder.path() / "run", config));
   const std::vector<Recipe> recipes = {recipe_for_test("fp4-direct"), recipe_for_test("wang2025")};
   const std::vector<std::int32_t> ids = random_ids(config.model, 2);
-  const Inspection cpu = inspect_checkpoint(checkpoint, recipes, ids);
-  const Inspection gpu = inspect_checkpoint(checkpoint, recipes, ids, Device::Cuda);
+  const Inspection cpu = inspect_model(model, recipes, ids);
+  const Inspection gpu = inspect_model(model, recipes, ids, Device::Cuda);
   EXPECT_NEAR(gpu.loss, cpu.loss, 1e-3);
   ASSERT_EQ(gpu.recipes.size(), cpu.recipes.size());
   for (std::size_t r = 0; r < cpu.recipes.size(); ++r) {

@@ -1,20 +1,15 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "nibble/cli/arguments.h"
+#include "nibble/cli/model_options.h"
 #include "nibble/cli/settings.h"
-#include "nibble/data/dataset.h"
 #include "nibble/eval/bootstrap.h"
 #include "nibble/eval/results.h"
-#include "nibble/inspect/inspection.h"
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
-#include "nibble/io/file.h"
 #include "nibble/io/format.h"
 #include "nibble/io/json.h"
 #include "nibble/io/progress.h"
-#include "nibble/model/hugging_face.h"
-#include "nibble/train/checkpoint.h"
 
 namespace nibble {
 
@@ -28,59 +23,53 @@ std::int64_t default_batch(Device device) { return device == Device::Cpu ? 2048 
 class EvalCommand final : public Command {
  public:
   std::string name() const override { return "eval"; }
-  std::string summary() const override { return "score a checkpoint on zero-shot tasks and texts"; }
+  std::string summary() const override { return "score a model on zero-shot tasks and texts"; }
   std::string examples() const override {
-    return "  nibble eval --checkpoint runs/mine --tasks arc_easy,hellaswag,wikitext --data data/eval\n"
-           "  nibble eval --checkpoint runs/mine --tasks all --data data/eval --recipe nvfp4 --out "
-           "runs/mine/eval-nvfp4\n"
-           "  nibble eval --checkpoint runs/mine --text book.txt --tasks ./my-task.toml --limit 100 --samples --out "
-           "out";
+    return "  nibble eval --model runs/mine --tasks arc_easy,hellaswag,wikitext --data data/eval\n"
+           "  nibble eval --model smollm2-135m --tasks all --data data/eval --recipe nvfp4 --out eval-nvfp4\n"
+           "  nibble eval --model runs/mine --text book.txt --tasks ./my-task.toml --limit 100 --samples --out out";
   }
   void declare(Arguments& a) override {
-    a.path("--checkpoint", checkpoint_, "run folder, or one checkpoint folder of it", true);
+    model_options_.declare(a);
+    model_options_.declare_bos(a);
     a.list("--tasks", tasks_, "tasks by name or file, or 'all' of tasks/");
     a.texts("--text", texts_, "text files whose perplexity is measured, all as one task 'text'");
     a.path("--data", data_, "folder of the tasks' data files");
     a.integer("--limit", limit_, "only the first N rows of each task; 0: all");
     a.text("--recipe", recipe_, "arithmetic of the linear layers, by recipe name or file; empty: all in float32");
-    a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the one of the run's data");
-    a.text("--prefix", prefix_, "token before texts without a context: eos or bos");
-    a.flag("--add-bos", add_bos_, "begin every text with <s>, for a model that was trained so");
-    a.text("--device", device_, "where the model computes: cpu, cuda or auto (the GPU where there is one)");
+    a.text("--prefix", prefix_,
+           "token before texts without a context: eos, bos or auto (bos where a model that nibble did not train has "
+           "one)");
     a.integer("--batch", batch_, "tokens a pass, about; 0: by device");
     a.path("--out", out_, "folder for results.json and the log that a stopped run goes on from; empty: no files");
     a.flag("--samples", samples_, "write each item's prompts and log-likelihoods to OUT/samples_TASK.jsonl");
   }
   int run() override {
     check_options();
-    const Device device = device_of(device_);
-    const fs::path checkpoint = find_checkpoint(checkpoint_);
-    const TrainState state = load_state(checkpoint);
-    const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
-    const Tokenizer tokenizer = load_tokenizer(config);
+    const Device device = model_options_.device();
+    const StoredModel stored = model_options_.open();
+    const Tokenizer tokenizer = model_options_.tokenizer(stored);
+    const RequestEncoder::Options reading{.prefix = prefix_token(stored, tokenizer),
+                                          .add_bos = model_options_.bos(stored, tokenizer),
+                                          .max_length = stored.config().seq};
     std::vector<EvalTask> tasks = load_tasks();
+    std::optional<Recipe> recipe;
+    if (!recipe_.empty()) recipe = load_recipe(find_recipe(recipe_));
+    const std::unique_ptr<Llama> model = stored.load(recipe, device);
 
-    const bool exact = recipe_.empty();
-    const Recipe recipe = exact ? unquantised_recipe(ElementFormat::F32) : load_recipe(find_recipe(recipe_));
-    Llama model(config.model, recipe, config.seed, exact ? DType::F32 : DType::BF16, device);
-    load_weights(checkpoint, model);
-    // Only the recipe that the run trained with has its state in the checkpoint; another one begins as a run does.
-    if (recipe.text == state.recipe) load_recipe_state(checkpoint, state, model);
-    model.prepare(0, false);
-
-    const RequestEncoder encoder(tokenizer, {.prefix = prefix_ == "bos" ? tokenizer.bos_id() : tokenizer.eos_id(),
-                                             .add_bos = add_bos_,
-                                             .max_length = config.model.seq});
+    const RequestEncoder encoder(tokenizer, reading);
     EvalOptions options;
     options.batch = batch_ > 0 ? batch_ : default_batch(device);
     options.out = out_;
-    options.identity = fmt::format("{}\n{}\n{}\n{}\n{}", read_file(checkpoint / "state.json"), exact ? "" : recipe.text,
-                                   hex64(tokenizer.hash()), device_name(device), prefix_);
-    LlamaLikelihood likelihood(model);
+    if (!out_.empty()) {
+      options.identity = fmt::format("{}\n{}\n{}\n{}", stored.identity(), recipe ? recipe->text : "",
+                                     hex64(tokenizer.hash()), device_name(device));
+    }
+    LlamaLikelihood likelihood(*model);
     const std::optional<std::vector<TaskResult>> results = evaluate(std::move(tasks), encoder, likelihood, options);
     if (!results) return kStopped;
     fmt::print("{}", results_table(*results));
-    if (!out_.empty()) write_files(*results, about(checkpoint, config, state, recipe, device, options.batch));
+    if (!out_.empty()) write_files(*results, about(stored, recipe, tokenizer, reading, device, options.batch));
     return 0;
   }
 
@@ -88,29 +77,21 @@ class EvalCommand final : public Command {
   void check_options() const {
     if (limit_ < 0) user_error("--limit is {}, must not be negative", limit_);
     if (batch_ < 0) user_error("--batch is {}, must not be negative", batch_);
-    if (prefix_ != "eos" && prefix_ != "bos") user_error("--prefix is '{}', must be eos or bos", prefix_);
+    if (prefix_ != "eos" && prefix_ != "bos" && prefix_ != "auto") {
+      user_error("--prefix is '{}', must be eos, bos or auto", prefix_);
+    }
     if (samples_ && out_.empty()) user_error("--samples writes into a folder: name it with --out");
     if (tasks_.empty() && texts_.empty()) {
       user_error("name what to evaluate: --tasks, among {}, or --text", join_names(known_tasks()));
     }
   }
 
-  Tokenizer load_tokenizer(const TrainConfig& config) const {
-    const fs::path path = tokenizer_.empty() ? config.data : tokenizer_;
-    if (!fs::exists(path)) {
-      user_error("there is no tokenizer at '{}': give the model's with --tokenizer", path.string());
-    }
-    Tokenizer tokenizer = Tokenizer::load(path);
-    if (tokenizer.vocab_size() > config.model.vocab) {
-      user_error(
-          "the tokenizer '{}' has {} pieces, the checkpoint's model a vocabulary of {}: give the model's own with "
-          "--tokenizer",
-          path.string(), tokenizer.vocab_size(), config.model.vocab);
-    }
-    if ((add_bos_ || prefix_ == "bos") && tokenizer.bos_id() < 0) {
-      user_error("the tokenizer '{}' has no <s>, which --add-bos and --prefix bos need", path.string());
-    }
-    return tokenizer;
+  std::int32_t prefix_token(const StoredModel& stored, const Tokenizer& tokenizer) const {
+    const bool has_bos = tokenizer.bos_id() >= 0;
+    if (prefix_ == "bos" && !has_bos) user_error("the tokenizer has no <s>, which --prefix bos needs");
+    // Documents that nibble trains on have the end of a text before them; the harness takes what begins one.
+    const bool bos = prefix_ == "bos" || (prefix_ == "auto" && has_bos && !stored.is_checkpoint());
+    return bos ? tokenizer.bos_id() : tokenizer.eos_id();
   }
 
   std::vector<EvalTask> load_tasks() const {
@@ -153,18 +134,19 @@ class EvalCommand final : public Command {
     return results;
   }
 
-  nlohmann::json about(const fs::path& checkpoint, const TrainConfig& config, const TrainState& state,
-                       const Recipe& recipe, Device device, std::int64_t batch) const {
+  nlohmann::json about(const StoredModel& stored, const std::optional<Recipe>& recipe, const Tokenizer& tokenizer,
+                       const RequestEncoder::Options& reading, Device device, std::int64_t batch) const {
     return {{"model", "nibble"},
             {"model_args",
-             {{"checkpoint", checkpoint.string()},
-              {"name", config.model.name},
-              {"step", state.step},
-              {"recipe", recipe_.empty() ? "float32" : recipe.name},
-              {"max_length", config.model.seq},
-              {"prefix", prefix_},
-              {"add_bos_token", add_bos_}}},
-            {"model_num_parameters", config.model.parameters()},
+             {{"pretrained", stored.path().string()},
+              {"name", stored.config().name},
+              {"step", stored.step()},
+              {"recipe", recipe ? recipe->name : "float32"},
+              {"max_length", reading.max_length},
+              {"prefix_token_id", reading.prefix},
+              {"prefix", tokenizer.piece(reading.prefix)},
+              {"add_bos_token", reading.add_bos}}},
+            {"model_num_parameters", stored.config().parameters()},
             {"device", device_name(device)},
             {"batch_size", batch},
             {"limit", limit_ == 0 ? nlohmann::json() : nlohmann::json(limit_)},
@@ -181,15 +163,14 @@ class EvalCommand final : public Command {
     fmt::print("\nwrote {}{}\n", (out_ / "results.json").string(), samples_ ? " and samples beside it" : "");
   }
 
-  fs::path checkpoint_, tokenizer_, out_;
+  ModelOptions model_options_;
+  fs::path out_;
   fs::path data_ = "data/eval";
   std::vector<std::string> tasks_, texts_;
   std::string recipe_;
-  std::string prefix_ = "eos";
-  std::string device_ = "cpu";
+  std::string prefix_ = "auto";
   std::int64_t limit_ = 0;
   std::int64_t batch_ = 0;
-  bool add_bos_ = false;
   bool samples_ = false;
 };
 

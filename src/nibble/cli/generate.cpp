@@ -3,12 +3,8 @@
 #include <cstdio>
 #include <numeric>
 
-#include "nibble/cli/arguments.h"
-#include "nibble/data/dataset.h"
-#include "nibble/data/tokenizer.h"
-#include "nibble/model/hugging_face.h"
+#include "nibble/cli/model_options.h"
 #include "nibble/numerics/philox.h"
-#include "nibble/train/checkpoint.h"
 
 namespace nibble {
 
@@ -40,44 +36,40 @@ std::int32_t sample(const std::vector<float>& logits, double temperature, std::i
 class GenerateCommand final : public Command {
  public:
   std::string name() const override { return "generate"; }
-  std::string summary() const override { return "sample text from a checkpoint"; }
+  std::string summary() const override { return "sample text from a model"; }
   std::string examples() const override {
-    return "  nibble generate --run runs/demo/wang2025-s1 --prompt 'The meaning of'\n"
-           "  nibble generate --run runs/mine --prompt 'Once' --tokens 200 --temperature 0.7 --top-k 40 --seed 3";
+    return "  nibble generate --model runs/demo/wang2025-s1 --prompt 'The meaning of'\n"
+           "  nibble generate --model runs/mine --prompt 'Once' --tokens 200 --temperature 0.7 --top-k 40 --seed 3\n"
+           "  nibble generate --model smollm2-135m --prompt 'Once' --recipe nvfp4";
   }
   void declare(Arguments& a) override {
-    a.path("--run", run_, "run folder, or one checkpoint folder of it", true);
+    model_options_.declare(a);
+    model_options_.declare_bos(a);
     a.text("--prompt", prompt_, "text to go on from");
-    a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the one of the run's data");
+    a.text("--recipe", recipe_,
+           "arithmetic of the linear layers, by recipe name or file; empty: as in its training, else bf16");
     a.integer("--tokens", tokens_, "tokens to sample");
     a.number("--temperature", temperature_, "0 takes the likeliest token");
     a.integer("--top-k", top_k_, "sample among the k likeliest tokens; 0 = all");
     a.integer("--seed", seed_, "seed of the sampling");
-    a.text("--device", device_, "where the model computes: cpu, cuda or auto (the GPU where there is one)");
   }
   int run() override {
-    const Device device = device_of(device_);
-    const std::filesystem::path checkpoint = find_checkpoint(run_);
-    const TrainState state = load_state(checkpoint);
-    const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
-    const Tokenizer tokenizer = Tokenizer::load(tokenizer_.empty() ? config.data : tokenizer_);
-    const Recipe recipe = parse_recipe(state.recipe, checkpoint.string());
-    Llama model(config.model, recipe, config.seed, DType::BF16, device);
-    load_weights(checkpoint, model);
-    load_recipe_state(checkpoint, state, model);
-    model.prepare(0, false);
-
-    std::vector<std::int32_t> ids = tokenizer.encode(prompt_);
-    if (ids.empty()) ids.push_back(tokenizer.eos_id());
+    const Device device = model_options_.device();
+    const StoredModel stored = model_options_.open();
+    const Tokenizer tokenizer = model_options_.tokenizer(stored);
+    std::vector<std::int32_t> ids = encode_prompt(tokenizer, model_options_.bos(stored, tokenizer));
+    const std::unique_ptr<Llama> model = stored.load(recipe_of(stored), device);
     fmt::print("{}", prompt_);
     std::string shown = tokenizer.decode(ids);
     const RandomStream random{static_cast<std::uint64_t>(seed_), 0, 0};
     for (std::int64_t i = 0; i < tokens_; ++i) {
-      const auto window = static_cast<std::size_t>(config.model.seq);
+      const auto window = static_cast<std::size_t>(stored.config().seq);
       const std::vector<std::int32_t> context(ids.end() - static_cast<std::ptrdiff_t>(std::min(window, ids.size())),
                                               ids.end());
       const float uniform = uniform24(random.word(static_cast<std::uint64_t>(i)));
-      const std::int32_t next = sample(model.next_token_logits(context), temperature_, top_k_, uniform);
+      std::vector<float> logits = model->next_token_logits(context);
+      logits.resize(static_cast<std::size_t>(tokenizer.vocab_size()));  // rows to spare have no token
+      const std::int32_t next = sample(logits, temperature_, top_k_, uniform);
       if (next == tokenizer.eos_id()) break;
       ids.push_back(next);
       // Pieces decode differently in context (blanks, bytes of one character): print what the whole text gained.
@@ -91,14 +83,26 @@ class GenerateCommand final : public Command {
   }
 
  private:
-  std::filesystem::path run_;
-  std::string prompt_;
-  std::filesystem::path tokenizer_;
+  std::vector<std::int32_t> encode_prompt(const Tokenizer& tokenizer, bool bos) const {
+    std::vector<std::int32_t> ids = tokenizer.encode(prompt_);
+    // A prompt in a chat's form brings its own.
+    if (bos && (ids.empty() || ids[0] != tokenizer.bos_id())) ids.insert(ids.begin(), tokenizer.bos_id());
+    if (ids.empty()) ids.push_back(tokenizer.eos_id());
+    return ids;
+  }
+
+  Recipe recipe_of(const StoredModel& stored) const {
+    if (!recipe_.empty()) return load_recipe(find_recipe(recipe_));
+    std::optional<Recipe> trained = stored.recipe();
+    return trained ? std::move(*trained) : unquantised_recipe(ElementFormat::BF16);
+  }
+
+  ModelOptions model_options_;
+  std::string prompt_, recipe_;
   std::int64_t tokens_ = 128;
   double temperature_ = 0.8;
   std::int64_t top_k_ = 40;
   std::int64_t seed_ = 1;
-  std::string device_ = "cpu";
 };
 
 }  // namespace

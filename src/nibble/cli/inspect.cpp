@@ -1,51 +1,45 @@
 #include <algorithm>
 
-#include "nibble/cli/arguments.h"
-#include "nibble/data/dataset.h"
+#include "nibble/cli/model_options.h"
 #include "nibble/inspect/page.h"
 #include "nibble/inspect/text.h"
-#include "nibble/train/checkpoint.h"
 
 namespace nibble {
 
 namespace {
 
 constexpr std::int64_t kDefaultSequences = 2;
+/// Tokens a sequence of a model that nibble did not train: a backward's memory grows with them.
+constexpr std::int64_t kLongestDefault = 2048;
 
 class InspectCommand final : public Command {
  public:
   std::string name() const override { return "inspect"; }
-  std::string summary() const override { return "say how recipes treat a checkpoint's tensors on a text"; }
+  std::string summary() const override { return "say how recipes treat a model's tensors on a text"; }
   std::string examples() const override {
-    return "  nibble inspect runs/demo/bf16-s1 --recipe ./mine.toml --text book.txt\n"
-           "  nibble inspect runs/mine --recipe bf16,./mine.toml,./other.toml --text book.txt --tokens 2048 --out "
-           "inspected";
+    return "  nibble inspect --model runs/demo/bf16-s1 --recipe ./mine.toml --text book.txt\n"
+           "  nibble inspect --model smollm2-135m --recipe nvfp4,quartet2 --text book.txt --seq 512\n"
+           "  nibble inspect --model runs/mine --recipe bf16,./mine.toml --text book.txt --tokens 2048 --out inspected";
   }
   void declare(Arguments& a) override {
-    a.path("checkpoint", checkpoint_, "run folder, or one checkpoint folder of it", true);
+    model_options_.declare(a);
     a.list("--recipe", recipes_, "recipes by name or file, each from its first stage", true);
     a.path("--text", text_, "text file, as 'nibble data prepare' takes them", true);
     a.integer("--tokens", tokens_, "tokens of the text, rounded up to whole sequences; 0: two sequences");
-    a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the one of the run's data");
-    a.text("--device", device_, "where the passes compute: cpu, cuda or auto (the GPU where there is one)");
     a.path("--out", out_, "folder for inspect.html and inspect.json; empty: no files");
   }
   int run() override {
-    const Device device = device_of(device_);
+    const Device device = model_options_.device();
     if (tokens_ < 0) user_error("--tokens is {}, must not be negative", tokens_);
     const std::vector<Recipe> recipes = load_recipes();
-    const std::filesystem::path checkpoint = find_checkpoint(checkpoint_);
-    const TrainState state = load_state(checkpoint);
-    const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
-    const std::filesystem::path place = tokenizer_.empty() ? config.data : tokenizer_;
-    if (!std::filesystem::exists(place)) {
-      user_error("there is no tokenizer at '{}': give the model's with --tokenizer", place.string());
-    }
-    const Tokenizer tokenizer = Tokenizer::load(place);
-    const std::int64_t seq = config.model.seq;
+    StoredModel model = model_options_.open();
+    if (!model.is_checkpoint() && !model_options_.has_seq())
+      model.set_seq(std::min(model.config().seq, kLongestDefault));
+    const Tokenizer tokenizer = model_options_.tokenizer(model);
+    const std::int64_t seq = model.config().seq;
     const std::int64_t sequences = tokens_ == 0 ? kDefaultSequences : (tokens_ - 1) / seq + 1;
-    const std::vector<std::int32_t> ids = inspection_tokens(text_, tokenizer, config.model, sequences);
-    const Inspection inspection = inspect_checkpoint(checkpoint, recipes, ids, device);
+    const std::vector<std::int32_t> ids = inspection_tokens(text_, tokenizer, model.config(), sequences);
+    const Inspection inspection = inspect_model(model, recipes, ids, device);
     fmt::print("{}", inspection_text(inspection));
     if (!out_.empty()) {
       write_inspection(inspection, out_);
@@ -67,9 +61,9 @@ class InspectCommand final : public Command {
     return recipes;
   }
 
-  std::filesystem::path checkpoint_, text_, tokenizer_, out_;
+  ModelOptions model_options_;
+  std::filesystem::path text_, out_;
   std::vector<std::string> recipes_;
-  std::string device_ = "cpu";
   std::int64_t tokens_ = 0;
 };
 

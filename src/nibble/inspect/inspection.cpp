@@ -5,18 +5,15 @@
 #include <deque>
 
 #include "nibble/data/text_reader.h"
-#include "nibble/model/hugging_face.h"
 #include "nibble/recipe/names.h"
 #include "nibble/tensor/device.h"
-#include "nibble/train/checkpoint.h"
 
 namespace nibble {
 
 namespace {
 
 struct Pass {
-  const TrainConfig& config;
-  const std::filesystem::path& checkpoint;
+  const StoredModel& model;
   std::uint32_t step;
   Llama::Batch batch;
   Device device;
@@ -36,8 +33,8 @@ OperandObserver on_the_cpu(OperandObserver observer) {
 template <class Read>
 double run_pass(const Pass& pass, const Recipe& recipe, const std::function<OperandObserver(Llama&)>& observer,
                 const Read& read) {
-  Llama model(pass.config.model, recipe, pass.config.seed, DType::BF16, pass.device);
-  load_weights(pass.checkpoint, model);
+  Llama model(pass.model.config(), recipe, pass.model.seed(), DType::BF16, pass.device);
+  pass.model.load_weights_into(model);
   model.set_observer(pass.device == Device::Cpu ? observer(model) : on_the_cpu(observer(model)));
   model.prepare(pass.step, true);
   const double scale = 1 / static_cast<double>(pass.batch.tokens.numel());
@@ -74,7 +71,7 @@ class HistogramTaker {
  private:
   QuantizeContext signs_of(Operand operand, std::size_t layer, const QuantSpec& spec) const {
     QuantizeContext context;
-    context.signs = sign_stream(pass_.config.seed, pass_.step, static_cast<std::uint32_t>(layer),
+    context.signs = sign_stream(pass_.model.seed(), pass_.step, static_cast<std::uint32_t>(layer),
                                 operand == Operand::DgradDy ? Product::Dgrad : Product::Fprop, spec.hadamard.signs, 0);
     return context;
   }
@@ -138,12 +135,6 @@ RecipeInspection inspect_recipe(const Pass& pass, const Recipe& recipe) {
 
 std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, const Tokenizer& tokenizer,
                                             const LlamaConfig& model, std::int64_t sequences) {
-  if (tokenizer.vocab_size() != model.vocab) {
-    user_error(
-        "the tokenizer has {} pieces, the checkpoint's model a vocabulary of {}: give the model's own with "
-        "--tokenizer",
-        tokenizer.vocab_size(), model.vocab);
-  }
   const auto wanted = static_cast<std::size_t>(sequences * model.seq + 1);
   std::vector<std::int32_t> ids;
   TextReader reader({text.string()}, {});
@@ -157,15 +148,13 @@ std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, c
   return ids;
 }
 
-Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std::vector<Recipe>& recipes,
-                              const std::vector<std::int32_t>& ids, Device device) {
-  const TrainState state = load_state(checkpoint);
-  const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
+Inspection inspect_model(const StoredModel& model, const std::vector<Recipe>& recipes,
+                         const std::vector<std::int32_t>& ids, Device device) {
   Inspection out;
-  out.checkpoint = checkpoint.string();
-  out.model = config.model.name;
-  out.step = state.step;
-  out.seq = config.model.seq;
+  out.checkpoint = model.path().string();
+  out.model = model.config().name;
+  out.step = model.step();
+  out.seq = model.config().seq;
   out.sequences = (static_cast<std::int64_t>(ids.size()) - 1) / out.seq;
   require(out.sequences > 0 && out.sequences * out.seq + 1 == static_cast<std::int64_t>(ids.size()),
           "{} ids are not whole sequences of {} and one more", ids.size(), out.seq);
@@ -174,7 +163,7 @@ Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std
   const OwnedTensor targets(DType::I32, {out.sequences, out.seq});
   std::copy(ids.begin(), ids.end() - 1, tokens.view().data<std::int32_t>());
   std::copy(ids.begin() + 1, ids.end(), targets.view().data<std::int32_t>());
-  const Pass pass{config, checkpoint, static_cast<std::uint32_t>(state.step), {tokens, targets}, device};
+  const Pass pass{model, static_cast<std::uint32_t>(model.step()), {tokens, targets}, device};
   out.loss = inspect_sources(pass, out.layers);
   for (const Recipe& recipe : recipes) out.recipes.push_back(inspect_recipe(pass, recipe));
   return out;

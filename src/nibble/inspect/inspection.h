@@ -1,4 +1,4 @@
-// How recipes treat the tensors of a checkpoint on a text: one forward and backward pass by each recipe, no update.
+// How recipes treat the tensors of a model on a text: one forward and backward pass by each recipe, no update.
 #pragma once
 
 #include <array>
@@ -11,7 +11,7 @@
 #include "nibble/data/tokenizer.h"
 #include "nibble/inspect/figures.h"
 #include "nibble/inspect/histogram.h"
-#include "nibble/train/config.h"
+#include "nibble/train/stored_model.h"
 #include "nibble/train/telemetry.h"
 
 namespace nibble {
@@ -48,15 +48,15 @@ struct Inspection {
 };
 
 /// The first `sequences` * seq + 1 ids of the text as training would see it: documents with </s> between them.
-/// UserError where the text is too short or the tokenizer is not the model's.
+/// UserError where the text is too short.
 std::vector<std::int32_t> inspection_tokens(const std::filesystem::path& text, const Tokenizer& tokenizer,
                                             const LlamaConfig& model, std::int64_t sequences);
 
-/// Runs the checkpoint's weights in BF16, then by each recipe in its first stage, on the `sequences` * seq + 1 ids as
-/// one batch on `device`. Random numbers are those of the checkpoint's seed at the checkpoint's step. UserError where
-/// the checkpoint is damaged, or a recipe does not fit the model.
-Inspection inspect_checkpoint(const std::filesystem::path& checkpoint, const std::vector<Recipe>& recipes,
-                              const std::vector<std::int32_t>& ids, Device device = Device::Cpu);
+/// Runs the model's weights in BF16, then by each recipe in its first stage, on the `sequences` * seq + 1 ids as one
+/// batch on `device`. Random numbers are those of the model's seed at its step. UserError where the weights are not the
+/// model's, or a recipe does not fit it.
+Inspection inspect_model(const StoredModel& model, const std::vector<Recipe>& recipes,
+                         const std::vector<std::int32_t>& ids, Device device = Device::Cpu);
 
 /// |q - p| / |p| of a product p computed as q (product_quality.h); 0 where it is not quantised.
 double relative_error(const ProductQuality& product);

@@ -18,11 +18,10 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "state.json";
 constexpr const char* kRecipeFile = "recipe.safetensors";
 constexpr int kFormatVersion = 2;
 
-fs::path checkpoints_of(const fs::path& run) { return run / "checkpoints"; }
+fs::path checkpoints_of(const fs::path& run) { return run / kCheckpointsFolder; }
 
 /// Checkpoint folders, the newest first. Their names sort like their steps.
 std::vector<fs::path> list_checkpoints(const fs::path& run) {
@@ -195,7 +194,7 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run, const std::functi
 }
 
 fs::path find_checkpoint(const fs::path& checkpoint_or_run) {
-  if (fs::exists(checkpoint_or_run / "state.json")) return checkpoint_or_run;
+  if (fs::exists(checkpoint_or_run / kStateFile)) return checkpoint_or_run;
   const auto newest = newest_checkpoint(checkpoint_or_run);
   if (!newest) {
     user_error("'{}' holds no checkpoint: name the folder of a run or one of its checkpoints",

@@ -23,6 +23,9 @@
 
 namespace nibble {
 
+inline constexpr const char* kCheckpointsFolder = "checkpoints";  ///< of a run
+inline constexpr const char* kStateFile = "state.json";            ///< of a checkpoint
+
 struct TrainState {
   std::int64_t step = 0;    ///< optimizer steps done
   std::int64_t tokens = 0;  ///< training tokens seen

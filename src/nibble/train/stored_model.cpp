@@ -1,0 +1,100 @@
+#include "nibble/train/stored_model.h"
+
+#include <algorithm>
+
+#include "nibble/io/checksum.h"
+#include "nibble/io/file.h"
+
+namespace nibble {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+bool holds_checkpoints(const fs::path& path) {
+  return fs::exists(path / kStateFile) || fs::is_directory(path / kCheckpointsFolder);
+}
+
+}  // namespace
+
+StoredModel StoredModel::open(const fs::path& path) {
+  if (holds_checkpoints(path)) return of_checkpoint(find_checkpoint(path));
+  if (fs::exists(path / kHuggingFaceConfigFile)) return of_hugging_face(path);
+  user_error("'{}' holds no model: name the folder of a run, one of its checkpoints, or a folder of {} and safetensors",
+             path.string(), kHuggingFaceConfigFile);
+}
+
+StoredModel StoredModel::of_checkpoint(const fs::path& path) {
+  TrainState state = load_state(path);
+  const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, path.string()));
+  StoredModel model(path, config.model);
+  model.tokenizer_ = config.data;
+  model.seed_ = config.seed;
+  model.state_ = std::move(state);
+  return model;
+}
+
+StoredModel StoredModel::of_hugging_face(const fs::path& path) {
+  StoredModel model(path, read_hugging_face_config(path));
+  model.config_.seq = model.config_.context;
+  model.tokenizer_ = path;
+  return model;
+}
+
+void StoredModel::set_seq(std::int64_t seq) {
+  const std::int64_t longest = std::max(config_.seq, config_.context);
+  if (seq < 1 || seq > longest) {
+    user_error("a sequence of {} tokens; '{}' takes 1 to {}", seq, path_.string(), longest);
+  }
+  config_.seq = seq;
+}
+
+std::optional<Recipe> StoredModel::recipe() const {
+  if (!state_) return std::nullopt;
+  return parse_recipe(state_->recipe, path_.string());
+}
+
+bool StoredModel::was_trained_with(const Recipe& recipe) const {
+  if (!state_ || state_->recipe.empty()) return false;
+  // An older nibble kept the recipe in other words.
+  return state_->recipe == recipe.text || parse_recipe(state_->recipe, path_.string()).text == recipe.text;
+}
+
+Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
+  const fs::path& place = instead.empty() ? tokenizer_ : instead;
+  if (!fs::exists(place)) {
+    user_error("there is no tokenizer at '{}': give the model's with --tokenizer", place.string());
+  }
+  Tokenizer tokenizer = Tokenizer::load(place);
+  // A model's table of embeddings may have rows to spare, which no token uses.
+  if (tokenizer.vocab_size() > config_.vocab) {
+    user_error("the tokenizer '{}' has {} pieces, the model a vocabulary of {}: give the model's own with --tokenizer",
+               place.string(), tokenizer.vocab_size(), config_.vocab);
+  }
+  return tokenizer;
+}
+
+void StoredModel::load_weights_into(Llama& model) const { load_weights(path_, model); }
+
+std::unique_ptr<Llama> StoredModel::load(const std::optional<Recipe>& recipe, Device device) const {
+  auto model =
+      recipe ? std::make_unique<Llama>(config_, *recipe, seed_, DType::BF16, device)
+             : std::make_unique<Llama>(config_, unquantised_recipe(ElementFormat::F32), seed_, DType::F32, device);
+  load_weights_into(*model);
+  if (recipe && was_trained_with(*recipe)) load_recipe_state(path_, *state_, *model);
+  model->prepare(0, false);
+  return model;
+}
+
+std::string StoredModel::identity() const {
+  if (state_) return read_file(path_ / kStateFile);
+  Xxh3Stream stream;
+  const SafetensorsFolder weights(path_);
+  for (const std::string& name : weights.names()) {
+    stream.update(std::as_bytes(std::span(name)));
+    stream.update(weights.entry(name).bytes);
+  }
+  return read_file(path_ / kHuggingFaceConfigFile) + hex64(stream.digest());
+}
+
+}  // namespace nibble
