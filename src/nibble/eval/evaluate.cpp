@@ -94,9 +94,9 @@ std::vector<Score> score_pass(const EvalTask& task, const PlannedTask& plan, std
   std::vector<Score> scores = model.score(requests, task.task.kind != TaskKind::Rolling);
   for (std::size_t i = 0; i < scores.size(); ++i) {
     if (std::isfinite(scores[i].log_likelihood)) continue;
-    user_error(
-        "task '{}', row {}: the log-likelihood is {}: the checkpoint or the recipe gives numbers that are not finite",
-        task.task.name, task.items.items[plan.owners[plan.passes[pass][i]].item].row + 1, scores[i].log_likelihood);
+    user_error("task '{}', row {}: the log-likelihood is {}: the model or the recipe gives numbers that are not finite",
+               task.task.name, task.items.items[plan.owners[plan.passes[pass][i]].item].row + 1,
+               scores[i].log_likelihood);
   }
   return scores;
 }

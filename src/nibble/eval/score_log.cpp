@@ -38,7 +38,7 @@ void ScoreLog::read(const std::string& text, const std::string& fingerprint) {
       if (line_number == 1) {
         if (line.at("fingerprint").get<std::string>() != fingerprint) {
           user_error(
-              "'{}' holds scores of something else (another checkpoint, recipe, tokenizer, data, limit or batch): "
+              "'{}' holds scores of something else (another model, recipe, tokenizer, data, limit or batch): "
               "give another --out or remove it",
               path_.string());
         }
