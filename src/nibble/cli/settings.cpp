@@ -6,12 +6,6 @@
 
 namespace nibble {
 
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
-  ConfigTable table = ConfigTable::parse_file(file);
-  for (const std::string& assignment : overrides) table.set(assignment);
-  return read_train_config(table);
-}
-
 namespace {
 
 std::atomic<bool> g_stop{false};  // a signal handler can reach nothing else

@@ -2,17 +2,13 @@
 #pragma once
 
 #include <atomic>
-#include <filesystem>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "nibble/train/compare.h"
 #include "nibble/train/trainer.h"
 
 namespace nibble {
-
-/// Reads the file and applies --set overrides.
-TrainConfig load_train_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
 /// Becomes true on SIGINT or SIGTERM; a second signal ends the process at once.
 const std::atomic<bool>& stop_on_signals();

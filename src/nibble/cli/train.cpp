@@ -27,9 +27,8 @@ class TrainCommand final : public Command {
   }
   int run() override {
     if (!init_.empty()) {
-      // The shape is the folder's; --set may still change what does not belong to the weights.
-      const std::string folder = fmt::format("'{}'", init_.string());
-      overrides_.insert(overrides_.begin(), {"model.file=" + folder, "train.init=" + folder});
+      const std::vector<std::string> init = init_overrides(init_);
+      overrides_.insert(overrides_.begin(), init.begin(), init.end());
     }
     TrainConfig config = load_train_config(config_, overrides_);
     if (!recipe_.empty()) config.recipe = recipe_;

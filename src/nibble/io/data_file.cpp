@@ -1,5 +1,8 @@
 #include "nibble/io/data_file.h"
 
+#include <dlfcn.h>
+#include <link.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
@@ -20,14 +23,30 @@ std::string variable_of(const std::string& folder) {
   return name;
 }
 
+/// The file that this code was loaded from: the program, or a library that is part of it.
+fs::path own_file() {
+  static const char here = 0;
+  Dl_info info;
+  link_map* loaded = nullptr;
+  std::error_code ignored;
+  if (dladdr1(&here, &info, reinterpret_cast<void**>(&loaded), RTLD_DL_LINKMAP) != 0 && loaded != nullptr &&
+      loaded->l_name[0] != '\0') {  // the program itself has no name here
+    return fs::canonical(loaded->l_name, ignored);
+  }
+  return fs::read_symlink("/proc/self/exe", ignored);
+}
+
 std::vector<fs::path> places_of(const std::string& folder) {
   std::vector<fs::path> places;
   if (const char* chosen = std::getenv(variable_of(folder).c_str())) places.emplace_back(chosen);
   places.emplace_back(folder);
-  std::error_code ignored;
-  const fs::path program = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  places.push_back(program.parent_path() / folder);
-  places.push_back(program.parent_path() / "share" / "nibble" / folder);
+  const fs::path beside = own_file().parent_path();
+  const fs::path above = beside.parent_path();
+  places.push_back(above / folder);
+  // PREFIX/_core.so of a Python package, PREFIX/bin/nibble, PREFIX/lib/libnibble.so,
+  // PREFIX/lib/x86_64-linux-gnu/libnibble.so
+  for (const fs::path& prefix : {beside, above, above.parent_path()})
+    places.push_back(prefix / "share" / "nibble" / folder);
   return places;
 }
 

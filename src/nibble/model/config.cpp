@@ -1,5 +1,6 @@
 #include "nibble/model/config.h"
 
+#include "nibble/io/data_file.h"
 #include "nibble/model/hugging_face_config.h"
 
 namespace nibble {
@@ -92,9 +93,10 @@ LlamaConfig load_llama_config(const std::filesystem::path& path) {
 }
 
 LlamaConfig read_llama_config(const ConfigTable& model) {
-  const bool has_base = model.has("file");
-  const LlamaConfig base = has_base ? load_llama_config(model.text("file")) : LlamaConfig{};
-  return read_keys(model, base, has_base);
+  if (!model.has("file")) return read_keys(model, {}, false);
+  const std::filesystem::path file = model.text("file");
+  const bool there = std::filesystem::exists(file);
+  return read_keys(model, load_llama_config(there ? file : find_data_file("models", file.string(), "model")), true);
 }
 
 std::string to_toml(const LlamaConfig& m) {

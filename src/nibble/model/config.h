@@ -54,8 +54,8 @@ struct LinearShape {
 /// qkv, output, gate_up, down.
 std::vector<LinearShape> block_linears(const LlamaConfig& model);
 
-/// Reads a [model] table; `[model] file = "models/x.toml"` takes that file's keys as defaults, and so it does those of
-/// a folder in the Hugging Face layout (model/hugging_face_config.h).
+/// Reads a [model] table; `[model] file = "x"` takes the keys of models/x.toml (io/data_file.h) as defaults, and so it
+/// does those of another file by its path, or of a folder in the Hugging Face layout (model/hugging_face_config.h).
 LlamaConfig read_llama_config(const ConfigTable& model);
 /// Reads models/NAME.toml, or the config.json of a folder.
 LlamaConfig load_llama_config(const std::filesystem::path& path);

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <optional>
 
+#include "nibble/io/data_file.h"
 #include "nibble/tensor/device.h"
 
 namespace nibble {
@@ -84,6 +85,18 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.alarms = read_alarm_settings(root.table("alarms"));
   root.finish();
   return c;
+}
+
+TrainConfig load_train_config(const std::filesystem::path& name, const std::vector<std::string>& overrides) {
+  ConfigTable table = ConfigTable::parse_file(
+      std::filesystem::is_regular_file(name) ? name : find_data_file("configs", name.string(), "configuration"));
+  for (const std::string& assignment : overrides) table.set(assignment);
+  return read_train_config(table);
+}
+
+std::vector<std::string> init_overrides(const std::filesystem::path& folder) {
+  const std::string text = fmt::format("'{}'", folder.string());
+  return {"model.file=" + text, "train.init=" + text};
 }
 
 std::string to_toml(const TrainConfig& c) {

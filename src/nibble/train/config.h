@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
@@ -72,6 +73,13 @@ Device device_of(const std::string& name);
 /// Reads and validates; UserError with file and line. `root` may carry --set overrides. Where train.device is "auto",
 /// the answer holds the device that was found.
 TrainConfig read_train_config(const ConfigTable& root);
+
+/// Reads a file, by path or by name ("demo": configs/demo.toml, io/data_file.h), with overrides "table.key=value".
+TrainConfig load_train_config(const std::filesystem::path& name_or_path, const std::vector<std::string>& overrides);
+
+/// The overrides by which a run begins with a model of the Hugging Face tools: its shape and its weights. Later ones
+/// may still change what does not belong to the weights.
+std::vector<std::string> init_overrides(const std::filesystem::path& folder);
 
 /// The whole configuration, defaults included, as TOML that read_train_config takes.
 std::string to_toml(const TrainConfig& config);
