@@ -25,7 +25,7 @@ StoredModel ModelOptions::open() const {
 }
 
 bool ModelOptions::bos(const StoredModel& model, const Tokenizer& tokenizer) const {
-  if (bos_ == "auto") return !model.is_checkpoint() && tokenizer.adds_bos();
+  if (bos_ == "auto") return model.texts_begin_with_bos(tokenizer);
   if (bos_ != "yes" && bos_ != "no") user_error("--bos is '{}', must be yes, no or auto", bos_);
   if (bos_ == "yes" && tokenizer.bos_id() < 0) user_error("the tokenizer has no <s>, which --bos yes needs");
   return bos_ == "yes";

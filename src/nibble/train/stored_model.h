@@ -44,6 +44,9 @@ class StoredModel {
   /// UserError where there is none, and where it has more tokens than the model.
   Tokenizer tokenizer(const std::filesystem::path& instead = {}) const;
 
+  /// Whether texts of one's own begin with <s>: where the tokenizer of a model that nibble did not train says so.
+  bool texts_begin_with_bos(const Tokenizer& tokenizer) const { return !is_checkpoint() && tokenizer.adds_bos(); }
+
   /// Reads the parameters. UserError where they are not the model's; other parts of `model` stay as they are.
   void load_weights_into(Llama& model) const;
 
