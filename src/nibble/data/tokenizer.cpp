@@ -44,7 +44,7 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-Tokenizer Tokenizer::from_file(std::string file, const std::string& config, const std::string& origin) {
+Tokenizer Tokenizer::parse(std::string file, const std::string& config, const std::string& origin) {
   auto backend = is_json(file) ? load_tokenizer_json(file, config, origin) : load_sentencepiece(file, config, origin);
   return Tokenizer(std::move(file), std::move(backend));
 }
@@ -57,7 +57,7 @@ Tokenizer Tokenizer::load(const fs::path& path) {
     if (!fs::exists(file)) user_error("'{}' holds neither {} nor {}", path.string(), kJsonName, kModelName);
   }
   const fs::path config = file.parent_path() / kConfigName;
-  return from_file(read_file(file), fs::exists(config) ? read_file(config) : "", file.string());
+  return parse(read_file(file), fs::exists(config) ? read_file(config) : "", file.string());
 }
 
 void Tokenizer::save(const fs::path& path) const { write_file_atomic(path, file_); }

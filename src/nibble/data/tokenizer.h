@@ -63,6 +63,8 @@ class Tokenizer {
   /// tokenizer.json, it says which tokens begin and end a text. UserError when the file is neither kind or asks for
   /// what is not supported, and when no token ends a text.
   static Tokenizer load(const std::filesystem::path& path);
+  /// The content of a file, and of the tokenizer_config.json beside it, or ""; `origin` names them in messages.
+  static Tokenizer parse(std::string file, const std::string& config, const std::string& origin);
   /// BPE with byte fallback, every digit a piece of its own, no normalisation: white space is kept as it is. The result
   /// depends on the text and the options alone. UserError when the text is too little for the vocabulary.
   static Tokenizer train(const TokenizerTraining& options);
@@ -98,7 +100,6 @@ class Tokenizer {
 
  private:
   Tokenizer(std::string file, std::unique_ptr<const TokenizerBackend> backend);
-  static Tokenizer from_file(std::string file, const std::string& config, const std::string& origin);
   void check_id(std::int32_t id) const;
   std::string file_;
   std::uint64_t hash_;

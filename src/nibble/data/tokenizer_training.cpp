@@ -120,7 +120,7 @@ Tokenizer Tokenizer::train(const TokenizerTraining& options) {
     user_error("cannot train a tokenizer of {} pieces on {} lines of text: {}", options.vocab_size,
                sample.lines().size(), status.message());
   }
-  return from_file(std::move(model), "", "trained tokenizer");
+  return parse(std::move(model), "", "trained tokenizer");
 }
 
 }  // namespace nibble

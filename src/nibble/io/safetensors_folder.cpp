@@ -79,6 +79,11 @@ std::vector<std::string> SafetensorsFolder::names() const {
   return all;
 }
 
+std::span<const std::byte> SafetensorsFolder::bytes_as(DType dtype, const std::string& name) const {
+  const SafetensorsEntry& found = entry(name);
+  return found.dtype == dtype_name(dtype) ? found.bytes : std::span<const std::byte>();
+}
+
 const SafetensorsFile& SafetensorsFolder::file(const std::string& name) const {
   const auto at = file_of_.find(name);
   if (at == file_of_.end()) {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "nibble/io/safetensors.h"
+#include "nibble/io/tensor_source.h"
 
 namespace nibble {
 
@@ -26,17 +27,17 @@ inline constexpr const char* kWeightsIndexFile = "model.safetensors.index.json";
 /// Every tensor of the folder, each file validated and memory-mapped. UserError, which names file and tensor, for an
 /// index that leads out of the folder, a tensor that its file lacks, that two files hold or that the index leaves out.
 /// total_size is not held against the files: writers count shared tensors in several ways.
-class SafetensorsFolder {
+class SafetensorsFolder final : public TensorSource {
  public:
   explicit SafetensorsFolder(std::filesystem::path folder);
 
-  const std::filesystem::path& path() const { return folder_; }
-  /// The tensors' names, sorted.
-  std::vector<std::string> names() const;
-  bool contains(const std::string& name) const { return file_of_.contains(name); }
-  /// UserError, with the nearest name, when the folder has no such tensor; so are `read_floats`.
+  const std::filesystem::path& path() const override { return folder_; }
+  std::vector<std::string> names() const override;
+  bool contains(const std::string& name) const override { return file_of_.contains(name); }
   const SafetensorsEntry& entry(const std::string& name) const { return file(name).entry(name); }
-  void read_floats(const std::string& name, const Tensor& to) const { file(name).read_floats(name, to); }
+  std::vector<std::int64_t> shape(const std::string& name) const override { return entry(name).shape; }
+  void read_floats(const std::string& name, const Tensor& to) const override { file(name).read_floats(name, to); }
+  std::span<const std::byte> bytes_as(DType dtype, const std::string& name) const override;
 
  private:
   const SafetensorsFile& file(const std::string& name) const;

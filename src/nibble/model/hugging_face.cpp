@@ -28,41 +28,41 @@ bool passed_over(const LlamaConfig& model, const std::string& name) {
   return name.ends_with("rotary_emb.inv_freq") || (model.tied_head && name == "lm_head.weight");
 }
 
-/// Copies what `from` has of a tokenizer, and takes over the ids of special tokens.
-void add_tokenizer(const fs::path& from, const fs::path& to, nlohmann::ordered_json& config,
-                   nlohmann::ordered_json& generation) {
-  std::size_t copied = 0;
-  for (const char* name : kTokenizerFiles) {
-    if (!fs::exists(from / name)) continue;
-    write_file_atomic(to / name, read_file(from / name));
-    ++copied;
-  }
-  if (copied == 0) user_error("'{}' holds no file of a tokenizer, such as {}", from.string(), kTokenizerFiles[0]);
+/// Writes the files of a tokenizer, and takes over the ids of special tokens. `where` names them in messages.
+void add_tokenizer(const std::map<std::string, std::string>& files, const std::string& where, const fs::path& to,
+                   nlohmann::ordered_json& config, nlohmann::ordered_json& generation) {
   const auto object = [&](const char* name) {
-    json value = fs::exists(from / name) ? read_json(from / name) : json::object();
-    if (!value.is_object()) user_error("'{}' is not a JSON object", (from / name).string());
+    const auto file = files.find(name);
+    const std::string origin = fmt::format("{}/{}", where, name);
+    json value = file == files.end() ? json::object() : parse_json(file->second, origin);
+    if (!value.is_object()) user_error("'{}' is not a JSON object", origin);
     return value;
   };
-  const json ids = object(kHuggingFaceConfigFile);
-  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
-    if (!ids.contains(key)) continue;
-    config[key] = ids[key];
-    generation[key] = ids[key];
+  for (const auto& [name, text] : files) {
+    if (name != kHuggingFaceConfigFile && name != kGenerationConfigFile) write_file_atomic(to / name, text);
+  }
+  for (const char* name : {kGenerationConfigFile, kHuggingFaceConfigFile}) {
+    const json ids = object(name);
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+      if (!ids.contains(key)) continue;
+      config[key] = ids[key];
+      generation[key] = ids[key];
+    }
   }
   generation.update(object(kGenerationConfigFile));
 }
 
 }  // namespace
 
-void check_weights(const LlamaConfig& model, const SafetensorsFolder& weights) {
+void check_weights(const LlamaConfig& model, const TensorSource& weights) {
   std::set<std::string> known;
   for (const ParameterShape& parameter : parameter_shapes(model)) {
     for (const ParameterPart& part : parameter.parts) {
       const std::vector<std::int64_t> wanted = parameter.part_shape(part);
-      const SafetensorsEntry& entry = weights.entry(part.hf_name);
-      if (entry.shape != wanted) {
+      const std::vector<std::int64_t> shape = weights.shape(part.hf_name);
+      if (shape != wanted) {
         user_error("tensor '{}' of '{}' has the shape {} where the model's is {}", part.hf_name,
-                   weights.path().string(), json(entry.shape).dump(), json(wanted).dump());
+                   weights.path().string(), json(shape).dump(), json(wanted).dump());
       }
       known.insert(part.hf_name);
     }
@@ -74,8 +74,9 @@ void check_weights(const LlamaConfig& model, const SafetensorsFolder& weights) {
   }
 }
 
-void load_weights(const fs::path& folder, Llama& model) {
-  const SafetensorsFolder weights(folder);
+void load_weights(const fs::path& folder, Llama& model) { load_weights(SafetensorsFolder(folder), model); }
+
+void load_weights(const TensorSource& weights, Llama& model) {
   check_weights(model.config(), weights);
   for (const Parameter& p : model.parameters()) {
     const bool in_place = p.value.device() == Device::Cpu && !p.in_half();
@@ -90,13 +91,27 @@ void load_weights(const fs::path& folder, Llama& model) {
   }
 }
 
-void export_hugging_face(const LlamaConfig& model, const SafetensorsFolder& weights, const HuggingFaceExport& options,
+std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const char* name : kTokenizerFiles) {
+    if (fs::exists(folder / name)) files[name] = read_file(folder / name);
+  }
+  if (files.empty()) user_error("'{}' holds no file of a tokenizer, such as {}", folder.string(), kTokenizerFiles[0]);
+  for (const char* name : {kHuggingFaceConfigFile, kGenerationConfigFile}) {
+    if (fs::exists(folder / name)) files[name] = read_file(folder / name);
+  }
+  return files;
+}
+
+void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, const HuggingFaceExport& options,
                          const fs::path& folder) {
   check_weights(model, weights);
   nlohmann::ordered_json config = hugging_face_config(model, options.dtype);
   nlohmann::ordered_json generation = {{"_from_model_config", true}};
   AtomicDirectory directory(folder);
-  if (!options.tokenizer.empty()) add_tokenizer(options.tokenizer, directory.path(), config, generation);
+  const std::string where = (options.tokenizer.empty() ? weights.path() : options.tokenizer).string();
+  add_tokenizer(options.tokenizer.empty() ? options.tokenizer_files : read_tokenizer_files(options.tokenizer), where,
+                directory.path(), config, generation);
 
   std::vector<TensorToWrite> tensors;
   for (const ParameterShape& parameter : parameter_shapes(model)) {
@@ -111,20 +126,21 @@ void export_hugging_face(const LlamaConfig& model, const SafetensorsFolder& weig
     converted.clear();
     std::vector<SafetensorsEntry> entries;
     for (std::size_t i = begin; i < end; ++i) {
-      const SafetensorsEntry& entry = weights.entry(tensors[i].name);
-      if (entry.dtype == dtype_name(options.dtype)) {
-        entries.push_back(entry);
+      const std::string& name = tensors[i].name;
+      const std::vector<std::int64_t> shape = weights.shape(name);
+      if (const auto bytes = weights.bytes_as(options.dtype, name); !bytes.empty()) {
+        entries.push_back({name, dtype_name(options.dtype), shape, bytes});
         continue;
       }
-      OwnedTensor values(DType::F32, entry.shape);
-      weights.read_floats(entry.name, values);
+      OwnedTensor values(DType::F32, shape);
+      weights.read_floats(name, values);
       if (options.dtype != DType::F32) {
         const OwnedTensor wide = std::move(values);
-        values = OwnedTensor(options.dtype, entry.shape);
+        values = OwnedTensor(options.dtype, shape);
         convert(wide, values);
       }
       converted.push_back(std::move(values));
-      entries.push_back(safetensors_entry(entry.name, converted.back()));
+      entries.push_back(safetensors_entry(name, converted.back()));
     }
     return entries;
   };

@@ -8,6 +8,8 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "nibble/io/safetensors_folder.h"
@@ -16,25 +18,34 @@
 
 namespace nibble {
 
-/// Holds the folder's tensors against the model: UserError, which names the tensor, for one that is missing, has
-/// another shape, or that the model has no use for. Passed over are RoPE's frequencies (rotary_emb.inv_freq), which
-/// some old checkpoints hold, and the head of a model that has it tied.
-void check_weights(const LlamaConfig& model, const SafetensorsFolder& weights);
+/// Holds the tensors against the model: UserError, which names the tensor, for one that is missing, has another shape,
+/// or that the model has no use for. Passed over are RoPE's frequencies (rotary_emb.inv_freq), which some old
+/// checkpoints hold, and the head of a model that has it tied.
+void check_weights(const LlamaConfig& model, const TensorSource& weights);
 
-/// The parameters of a folder, a checkpoint's or one of the Hugging Face tools: F32, BF16 or F16, read as F32.
-/// UserError as by check_weights. Other parts of the model stay as they are.
+/// The parameters under their Hugging Face names, read as F32. UserError as by check_weights. Other parts of the model
+/// stay as they are.
+void load_weights(const TensorSource& weights, Llama& model);
+/// The parameters of a folder, a checkpoint's or one of the Hugging Face tools: F32, BF16 or F16.
 void load_weights(const std::filesystem::path& folder, Llama& model);
 
 struct HuggingFaceExport {
   DType dtype = DType::F32;                  ///< of the weights: F32, which is exact, or BF16
   std::uint64_t most_bytes = 5'000'000'000;  ///< of a file; above that the weights are in several
   std::filesystem::path tokenizer{};         ///< folder whose tokenizer files go along; empty = none
+  /// In place of a folder: the texts of its files by name.
+  std::map<std::string, std::string> tokenizer_files{};
 };
 
 /// Writes `folder`, all or nothing: config.json, generation_config.json, the weights (F32) and the tokenizer's files.
-/// The ids of the tokens that begin and end a text are those of the tokenizer folder's config.json, where it has one.
+/// The ids of the tokens that begin and end a text are those of the tokenizer folder's config.json, or else of its
+/// generation_config.json.
 /// UserError where the folder is there already, the weights are not the model's, or no family has what the model has.
-void export_hugging_face(const LlamaConfig& model, const SafetensorsFolder& weights, const HuggingFaceExport& options,
+void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, const HuggingFaceExport& options,
                          const std::filesystem::path& folder);
+
+/// The tokenizer's files in a folder, with config.json and generation_config.json, as export_hugging_face takes them.
+/// UserError where it has none of a tokenizer.
+std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
 
 }  // namespace nibble
