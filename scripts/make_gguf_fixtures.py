@@ -7,10 +7,15 @@
     make_gguf_fixtures.py model FOLDER FILE             the Hugging Face model of FOLDER as llama.cpp keeps it
     make_gguf_fixtures.py check-model GGUF FOLDER       hold the tensors of a Hugging Face folder that was made of a GGUF
                                                         file against the package's dequantisation of that file
+    make_gguf_fixtures.py expect GGUF FOLDER FILE       what transformers computes with a GGUF file, which it reads by
+                                                        itself, and the ids of the tokenizer.json of FOLDER by tokenizers;
+                                                        the same logits must come from FOLDER
 
 The fixtures:
     make_gguf_fixtures.py blocks tests/fixtures/gguf/blocks.gguf
     for f in llama3.1 qwen2 qwen3; do make_gguf_fixtures.py model tests/fixtures/hf/$f tests/fixtures/gguf/$f.gguf; done
+    nibble import --from SmolLM2-135M-Instruct.Q4_1.gguf --format hf --out smollm2
+    make_gguf_fixtures.py expect SmolLM2-135M-Instruct.Q4_1.gguf smollm2 tests/fixtures/gguf/smollm2.json
 """
 
 import json
@@ -150,7 +155,35 @@ def check_model(path, folder):
     print(f"{folder}: {len(tensors)} tensors are the package's, bit for bit")
 
 
-COMMANDS = {"blocks": (make_blocks, 1), "check-blocks": (check_blocks, 1), "model": (make_model, 2),
+PROMPTS = ["The capital of France is", "Gravity is the force that", "def fibonacci(n):\n    ",
+           "Ein kurzer Satz \u00fcber K\u00e4se, 12345 und \U0001f600."]
+STRIDE = 997  # of the logits that are kept
+
+
+def expect(path, folder, out):
+    import torch
+    import transformers
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))
+    path = pathlib.Path(path)
+    models = [transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32),
+              transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)]
+    prompts = []
+    for text in PROMPTS:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        with torch.no_grad():
+            own, exported = (model.eval()(input_ids=torch.tensor([ids])).logits[0] for model in models)
+        print(f"{text!r}: largest difference of the folder's logits {(own - exported).abs().max().item():.1e}")
+        prompts.append({"text": text, "ids": ids, "likeliest": own[-1].argmax().item(),
+                        "logits": [round(x, 5) for x in own[-1][::STRIDE].tolist()]})
+    fixture = pathlib.Path(__file__).resolve().parent.parent / "tests/data/fixtures/tokenizers_expected.json"
+    texts = json.loads(fixture.read_text())["texts"]
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    pathlib.Path(out).write_text(json.dumps({"stride": STRIDE, "prompts": prompts, "texts": texts, "ids": ids}) + "\n")
+
+
+COMMANDS = {"expect": (expect, 3), "blocks": (make_blocks, 1), "check-blocks": (check_blocks, 1), "model": (make_model, 2),
             "check-model": (check_model, 2)}
 
 if __name__ == "__main__":

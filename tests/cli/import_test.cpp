@@ -35,5 +35,24 @@ TEST(CliImport, AModelComesInIsTrainedAndGoesOut) {
   expect_mistake("export --checkpoint " + at + "/run --out " + at + "/run-hf", "run-hf");
 }
 
+TEST(CliImport, AGgufFileBecomesACheckpointOrAFolder) {
+  const TemporaryDirectory dir;
+  const std::string at = dir.path().string();
+  const std::string fixture = "tests/fixtures/gguf/qwen3.gguf";
+  const Output in = run("import --from " + fixture + " --out " + at + "/run");
+  EXPECT_EQ(in.code, 0) << in.text;
+  EXPECT_NE(in.text.find("qwen3: 27872 parameters"), std::string::npos) << in.text;
+  const Output out = run("import --from " + fixture + " --format hf --dtype bf16 --out " + at + "/hf");
+  EXPECT_EQ(out.code, 0) << out.text;
+  EXPECT_TRUE(std::filesystem::exists(at + "/hf/model.safetensors"));
+  expect_mistake("import --from " + fixture + " --out " + at + "/run", "holds checkpoints already");
+  expect_mistake("import --from " + fixture + " --format hf --out " + at + "/hf", "/hf");
+  expect_mistake("import --from " + fixture + " --format onnx --out " + at + "/x", "'onnx' is not checkpoint or hf");
+  expect_mistake("import --from " + fixture + " --format hf --seq 9 --out " + at + "/x", "--seq is for a checkpoint");
+  expect_mistake("import --from " + fixture + " --dtype bf16 --out " + at + "/x", "--dtype bf16 is for --format hf");
+  expect_mistake("import --from " + fixture + " --format hf --dtype f8 --out " + at + "/x", "'f8' is not f32 or bf16");
+  expect_mistake("import --from README.md --out " + at + "/x", "does not begin with 'GGUF'");
+}
+
 }  // namespace
 }  // namespace nibble

@@ -4,6 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "nibble/data/tokenizer.h"
+#include "nibble/io/gguf.h"
+#include "nibble/train/config.h"
 #include "nibble/train/optimizer.h"
 #include "tests/train/small_run.h"
 
@@ -61,6 +64,65 @@ INSTANTIATE_TEST_SUITE_P(Families, Import, testing::Values("llama3.1", "smollm2"
                            std::erase(name, '.');
                            return name;
                          });
+
+TEST(Import, AGgufFileGivesTheModelThatItWasMadeOf) {
+  for (const std::string family : {"llama3.1", "qwen2", "qwen3"}) {
+    const TemporaryDirectory dir;
+    const fs::path file = fs::path(NIBBLE_SOURCE_DIR) / "tests/fixtures/gguf" / (family + ".gguf");
+    import_gguf(file, dir / "run", 0);
+    expect_same_weights(newest_checkpoint(dir / "run").value(), fixture(family));
+    convert_to_hugging_face(file, {}, dir / "hf");
+    expect_same_weights(dir / "hf", fixture(family));
+    LlamaConfig got = read_hugging_face_config(dir / "hf");
+    const LlamaConfig want = read_hugging_face_config(fixture(family));
+    got.name = want.name;
+    EXPECT_EQ(to_toml(got), to_toml(want));
+    EXPECT_USER_ERROR(import_gguf(file, dir / "run", 0), "holds checkpoints already");
+    EXPECT_USER_ERROR(import_gguf(file, dir / "other", 65), "65 tokens");
+  }
+}
+
+TEST(Import, AGgufFilesTokenizerGoesAlong) {
+  const TemporaryDirectory dir;
+  const GgufFile original(fs::path(NIBBLE_SOURCE_DIR) / "tests/fixtures/gguf/qwen3.gguf");
+  // Byte-level BPE of single letters: as many tokens as the model's table has rows.
+  std::vector<std::string> tokens = {"<|endoftext|>"};
+  std::vector<std::int32_t> types = {3};
+  for (char c = '!'; tokens.size() < 92; ++c) {
+    tokens.emplace_back(1, c);
+    types.push_back(1);
+  }
+  GgufMetadata metadata = original.metadata();
+  metadata.emplace_back("tokenizer.ggml.model", std::string("gpt2"));
+  metadata.emplace_back("tokenizer.ggml.pre", std::string("qwen2"));
+  metadata.emplace_back("tokenizer.ggml.tokens", GgufArray(tokens));
+  metadata.emplace_back("tokenizer.ggml.token_type", GgufArray(types));
+  metadata.emplace_back("tokenizer.ggml.merges", GgufArray(std::vector<std::string>{}));
+  metadata.emplace_back("tokenizer.ggml.eos_token_id", 0u);
+  std::vector<GgufTensorInfo> infos;
+  std::vector<std::span<const std::byte>> bytes;
+  for (const auto& [name, tensor] : original.tensors()) {
+    infos.push_back(tensor);
+    bytes.push_back(tensor.bytes);
+  }
+  write_gguf(dir / "m.gguf", metadata, infos, [&](std::size_t i) { return bytes[i]; });
+
+  import_gguf(dir / "m.gguf", dir / "run", 0);
+  const fs::path checkpoint = newest_checkpoint(dir / "run").value();
+  const TrainConfig config = read_train_config(ConfigTable::parse_text(load_state(checkpoint).config, "state"));
+  EXPECT_TRUE(fs::equivalent(config.data, checkpoint));
+  const std::vector<std::int32_t> ids = {static_cast<std::int32_t>('a' - '!' + 1), 0};
+  EXPECT_EQ(Tokenizer::load(config.data).encode("a<|endoftext|>"), ids);
+
+  convert_to_hugging_face(dir / "m.gguf", {.dtype = DType::BF16}, dir / "hf");
+  EXPECT_EQ(Tokenizer::load(dir / "hf").encode("a<|endoftext|>"), ids);
+  EXPECT_EQ(nlohmann::json::parse(read_file(dir / "hf/config.json"))["eos_token_id"], 0);
+  EXPECT_EQ(SafetensorsFolder(dir / "hf").entry("model.norm.weight").dtype, "BF16");
+  // A folder of the Hugging Face tools takes the same way, with its tokenizer.
+  convert_to_hugging_face(dir / "hf", {}, dir / "wide");
+  expect_same_weights(dir / "wide", dir / "hf");
+  EXPECT_EQ(read_file(dir / "wide/tokenizer.json"), read_file(dir / "hf/tokenizer.json"));
+}
 
 TEST(Import, HasNoOptimizerToGoOnWith) {
   const TemporaryDirectory dir;

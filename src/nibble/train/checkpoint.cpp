@@ -134,11 +134,15 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
   }
 }
 
-void save_weights(const fs::path& run, const TrainState& state, const std::vector<SafetensorsEntry>& weights) {
+fs::path weights_checkpoint(const fs::path& run) { return fs::weakly_canonical(checkpoints_of(run)) / "step-00000000"; }
+
+void save_weights(const fs::path& run, const TrainState& state, const std::vector<SafetensorsEntry>& weights,
+                  const std::map<std::string, std::string>& files) {
   if (!list_checkpoints(run).empty()) user_error("'{}' holds checkpoints already: choose another folder", run.string());
   make_directories(checkpoints_of(run));
-  AtomicDirectory directory(checkpoints_of(run) / "step-00000000");
+  AtomicDirectory directory(weights_checkpoint(run));
   const std::uint64_t sum = write_safetensors(directory.path() / kWeightsFile, weights, {{"format", "pt"}});
+  for (const auto& [name, text] : files) write_file_atomic(directory.path() / name, text);
   write_json_atomic(directory.path() / kStateFile, state_json(state, {{kWeightsFile, hex64(sum)}}));
   directory.commit();
 }

@@ -12,6 +12,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -43,9 +44,11 @@ void save_checkpoint(const std::filesystem::path& run, const TrainState& state, 
                      const Optimizer& optimizer, std::int64_t keep);
 
 /// Writes RUN/checkpoints/step-00000000 of F32 weights without an optimizer: it can be read, but no run goes on from
-/// it. UserError where the run has a checkpoint already.
+/// it. `files`, texts by name, go along. UserError where the run has a checkpoint already.
 void save_weights(const std::filesystem::path& run, const TrainState& state,
-                  const std::vector<SafetensorsEntry>& weights);
+                  const std::vector<SafetensorsEntry>& weights, const std::map<std::string, std::string>& files = {});
+/// Where save_weights writes: an absolute path.
+std::filesystem::path weights_checkpoint(const std::filesystem::path& run);
 
 /// The newest checkpoint of the run that validates; older ones are tried when a newer is damaged (each damaged one is
 /// reported through `warn`). Nothing when there is none.

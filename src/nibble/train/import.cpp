@@ -2,6 +2,8 @@
 
 #include <deque>
 
+#include "nibble/data/gguf_tokenizer.h"
+#include "nibble/model/gguf_model.h"
 #include "nibble/train/checkpoint.h"
 #include "nibble/train/config.h"
 
@@ -9,17 +11,20 @@ namespace nibble {
 
 namespace fs = std::filesystem;
 
-void import_hugging_face(const fs::path& folder, const fs::path& run, std::int64_t seq) {
+namespace {
+
+/// Writes the checkpoint of a model whose tokenizer is in the folder `data`, and `files` with it.
+void save_imported(const LlamaConfig& model, const TensorSource& weights, const fs::path& data, const fs::path& run,
+                   std::int64_t seq, const std::map<std::string, std::string>& files) {
   TrainConfig config;
-  config.model = read_hugging_face_config(folder);
+  config.model = model;
   if (seq < 0 || seq > config.model.context) {
-    user_error("a sequence of {} tokens; '{}' takes 1 to {}", seq, folder.string(), config.model.context);
+    user_error("a sequence of {} tokens; '{}' takes 1 to {}", seq, weights.path().string(), config.model.context);
   }
   if (seq > 0) config.model.seq = seq;
-  config.data = fs::canonical(folder);
+  config.data = data;
   config.steps = config.batch = config.micro_batch = 1;
 
-  const SafetensorsFolder weights(folder);
   check_weights(config.model, weights);
   std::deque<OwnedTensor> values;
   std::vector<SafetensorsEntry> entries;
@@ -33,7 +38,37 @@ void import_hugging_face(const fs::path& folder, const fs::path& run, std::int64
   TrainState state;
   state.config = to_toml(config);
   state.recipe = load_recipe(find_recipe(config.recipe)).text;
-  save_weights(run, state, entries);
+  save_weights(run, state, entries, files);
+}
+
+std::map<std::string, std::string> tokenizer_files_of(const GgufModel& model) {
+  if (!has_gguf_tokenizer(model.file())) return {};
+  return gguf_tokenizer_files(model.file());
+}
+
+}  // namespace
+
+void import_hugging_face(const fs::path& folder, const fs::path& run, std::int64_t seq) {
+  const LlamaConfig model = read_hugging_face_config(folder);
+  save_imported(model, SafetensorsFolder(folder), fs::canonical(folder), run, seq, {});
+}
+
+void import_gguf(const fs::path& file, const fs::path& run, std::int64_t seq) {
+  const GgufModel model(file);
+  save_imported(model.config(), model, weights_checkpoint(run), run, seq, tokenizer_files_of(model));
+}
+
+void convert_to_hugging_face(const fs::path& from, HuggingFaceExport options, const fs::path& folder) {
+  if (fs::is_regular_file(from)) {
+    const GgufModel model(from);
+    if (options.tokenizer.empty()) options.tokenizer_files = tokenizer_files_of(model);
+    export_hugging_face(model.config(), model, options, folder);
+    return;
+  }
+  const LlamaConfig model = read_hugging_face_config(from);
+  const bool has_tokenizer = fs::exists(from / "tokenizer.json") || fs::exists(from / "tokenizer.model");
+  if (options.tokenizer.empty() && has_tokenizer) options.tokenizer = from;
+  export_hugging_face(model, SafetensorsFolder(from), options, folder);
 }
 
 void export_checkpoint(const fs::path& checkpoint, const HuggingFaceExport& options, const fs::path& folder) {
