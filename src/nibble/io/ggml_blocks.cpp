@@ -199,8 +199,8 @@ void decode_ggml(GgmlType type, std::span<const std::byte> bytes, std::span<floa
 void read_gguf_floats(const GgufFile& file, const std::string& name, const Tensor& to) {
   const GgufTensor& tensor = file.tensor(name);
   if (!ggml_is_decodable(tensor.type)) {
-    std::vector<std::string> known;
-    for (const auto& [type, decode] : kDecoders) known.emplace_back(ggml_type_info(type).name);
+    std::array<const char*, kDecoders.size()> known{};
+    std::ranges::transform(kDecoders, known.begin(), [](const auto& d) { return ggml_type_info(d.first).name; });
     user_error("tensor '{}' of '{}' is {}; weights are read from {}", name, file.path().string(),
                ggml_type_info(tensor.type).name, list(known));
   }
