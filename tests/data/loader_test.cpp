@@ -156,6 +156,67 @@ TEST(Loader, RefusesTooLittleData) {
   EXPECT_USER_ERROR(Loader(counting_shards(dir, {1}), 1, LoaderOrder::Sequential), "too few");
 }
 
+/// Shards of the given lengths that hold 0, 1, 2, ... throughout, of which counts(token) do.
+template <class F>
+ShardSet counting_masked_shards(const TemporaryDirectory& dir, const std::vector<std::int64_t>& lengths, F&& counts) {
+  Paths paths;
+  std::int32_t next = 0;
+  for (const std::int64_t length : lengths) {
+    paths.push_back(dir / ("masked-" + std::to_string(paths.size()) + ".bin"));
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(length));
+    std::vector<std::uint8_t> counted;
+    for (std::int32_t& token : tokens) {
+      token = next++;
+      counted.push_back(counts(token) ? 1 : 0);
+    }
+    ShardWriter writer(paths.back(), kVocab, 1, true);
+    writer.append(tokens, counted);
+    writer.commit();
+  }
+  return ShardSet(paths);
+}
+
+TEST(MaskedLoader, TargetsThatDoNotCountAreIgnoredAndInputsStay) {
+  const TemporaryDirectory dir;
+  const auto counts = [](std::int32_t token) { return token % 3 == 1; };
+  Loader loader(counting_masked_shards(dir, {10, 1, 0, 3, 40, 12}, counts), 7, LoaderOrder::Sequential);
+  ASSERT_EQ(loader.count(), 9);
+  const Batch b = next(loader, 9);
+  for (std::int32_t i = 0; i < 63; ++i) {
+    EXPECT_EQ(b.tokens[static_cast<std::size_t>(i)], i);
+    EXPECT_EQ(b.targets[static_cast<std::size_t>(i)], counts(i + 1) ? i + 1 : kIgnoredTarget);
+  }
+}
+
+TEST(MaskedLoader, WindowsWithoutATargetThatCountsAreLeftOut) {
+  const TemporaryDirectory dir;
+  // Targets of window w are tokens 5 w + 1 to 5 w + 5: only windows 1, 7 and 12 have one that counts.
+  const auto counts = [](std::int32_t token) { return token == 6 || token == 40 || token == 62; };
+  for (const LoaderOrder order : {LoaderOrder::Sequential, LoaderOrder::Shuffled}) {
+    Loader loader(counting_masked_shards(dir, {50, 52}, counts), 5, order, 4);
+    ASSERT_EQ(loader.count(), 3);
+    for (int epoch = 0; epoch < 3; ++epoch) {
+      auto firsts = first_tokens(loader, 3);
+      std::sort(firsts.begin(), firsts.end());
+      EXPECT_EQ(firsts, (std::vector<std::int32_t>{5, 35, 60}));
+    }
+    EXPECT_EQ(loader.position(), (LoaderPosition{3, 0}));
+  }
+  EXPECT_USER_ERROR(Loader(counting_masked_shards(dir, {101}, [](std::int32_t token) { return token == 0; }), 5,
+                           LoaderOrder::Shuffled),
+                    "none of the 20 sequences of 5 tokens has one that counts");
+}
+
+TEST(MaskedLoader, AMaskOfOnesChangesNothing) {
+  const TemporaryDirectory dir;
+  Loader plain(counting_shards(dir, {300, 701}), 5, LoaderOrder::Shuffled, 1);
+  Loader masked(counting_masked_shards(dir, {300, 701}, [](std::int32_t) { return true; }), 5, LoaderOrder::Shuffled,
+                1);
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(next(masked, 3), next(plain, 3));
+  EXPECT_EQ(masked.shards().counted(), 1001);
+  EXPECT_NE(masked.shards().fingerprint(), plain.shards().fingerprint());
+}
+
 TEST(ShardSet, CopiesAcrossShardBorders) {
   const TemporaryDirectory dir;
   const ShardSet set = counting_shards(dir, {3, 0, 1, 5, 0, 2});

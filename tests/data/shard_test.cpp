@@ -181,6 +181,109 @@ TEST(Shard, NeverHandsOutATokenOutsideTheVocabulary) {
   }
 }
 
+std::filesystem::path write_masked(const TemporaryDirectory& dir, const std::string& name, std::int64_t vocab,
+                                   const std::vector<std::int32_t>& tokens, const std::vector<std::uint8_t>& counted) {
+  ShardWriter writer(dir / name, vocab, 0x1234, true);
+  writer.append(tokens, counted);
+  writer.commit();
+  return dir / name;
+}
+
+std::vector<std::uint8_t> counted_of(const Shard& shard) {
+  std::vector<std::uint8_t> counted(static_cast<std::size_t>(shard.tokens()));
+  shard.copy_counted(0, counted);
+  return counted;
+}
+
+TEST(MaskedShard, HasTheDocumentedLayout) {
+  const TemporaryDirectory dir;
+  const std::string plain = read_file(write_shard(dir, "a.bin", 300, {7, 8, 9, 10, 11, 12, 13, 14, 15, 16}));
+  const std::string bytes =
+      read_file(write_masked(dir, "b.bin", 300, {7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, {0, 1, 1, 0, 0, 0, 0, 1, 0, 1}));
+  EXPECT_EQ(bytes.substr(0, 8), "NIBTOK02");
+  EXPECT_EQ(bytes.substr(8, 24), plain.substr(8, 24));
+  EXPECT_EQ(bytes.substr(48, 8), std::string("\x04\0\0\0\0\0\0\0", 8));
+  EXPECT_EQ(bytes.substr(64), plain.substr(64) + "\x86\x02");
+  std::uint64_t checksum;
+  std::memcpy(&checksum, bytes.data() + 32, 8);
+  EXPECT_EQ(checksum, xxh3_64(std::string_view(bytes).substr(64)));
+}
+
+RC_GTEST_PROP(MaskedShard, GivesBackTokensAndMaskHoweverTheyWereAppended,
+              (const std::vector<std::pair<std::uint16_t, bool>>& content)) {
+  const TemporaryDirectory dir;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::uint8_t> counted;
+  for (const auto& [token, counts] : content) {
+    tokens.push_back(token);
+    counted.push_back(counts ? 1 : 0);
+  }
+  const std::int64_t vocab = *rc::gen::element<std::int64_t>(65536, 70000);
+  const auto cut = *rc::gen::inRange<std::size_t>(0, content.size() + 1);
+  ShardWriter writer(dir / "a.bin", vocab, 1, true);
+  writer.append(std::span(tokens).first(cut), std::span(counted).first(cut));
+  writer.append(std::span(tokens).subspan(cut), std::span(counted).subspan(cut));
+  writer.commit();
+  const Shard shard(dir / "a.bin");
+  shard.verify();
+  RC_ASSERT(tokens_of(shard) == tokens);
+  RC_ASSERT(counted_of(shard) == counted);
+  RC_ASSERT(shard.header().counted == static_cast<std::uint64_t>(std::count(counted.begin(), counted.end(), 1)));
+  std::vector<std::uint8_t> end(content.size() - cut);
+  shard.copy_counted(static_cast<std::int64_t>(cut), end);
+  RC_ASSERT(std::equal(end.begin(), end.end(), counted.begin() + static_cast<std::ptrdiff_t>(cut)));
+}
+
+TEST(MaskedShard, WithoutAMaskEveryTokenCounts) {
+  const TemporaryDirectory dir;
+  const Shard shard(write_shard(dir, "a.bin", 300, {1, 2, 3}));
+  EXPECT_FALSE(shard.header().masked);
+  EXPECT_EQ(shard.header().counted, 3u);
+  EXPECT_EQ(counted_of(shard), (std::vector<std::uint8_t>{1, 1, 1}));
+}
+
+TEST(MaskedShard, RefusesWhatWasDamagedOrCutOff) {
+  const TemporaryDirectory dir;
+  const std::string bytes =
+      read_file(write_masked(dir, "a.bin", 300, std::vector<std::int32_t>(100, 7), std::vector<std::uint8_t>(100, 1)));
+  ASSERT_EQ(bytes.size(), 64u + 200u + 13u);
+  for (const std::size_t less : {1u, 13u, 14u, 213u}) {
+    expect_refused(dir, bytes, "is truncated", [&](std::string& b) { b.resize(b.size() - less); });
+  }
+  expect_refused(dir, bytes, "is too long", [](std::string& b) { b += "xx"; });
+  expect_refused(dir, bytes, "header of the token shard", [](std::string& b) { b[48] = 1; });
+  expect_refused(dir, bytes, "header of the token shard", [](std::string& b) { b[7] = '1'; });
+  const auto refit = [](std::string& b, std::size_t at, std::uint64_t value) {
+    std::memcpy(b.data() + at, &value, 8);
+    const std::uint64_t checksum = xxh3_64(std::string_view(b).substr(0, 56));
+    std::memcpy(b.data() + 56, &checksum, 8);
+  };
+  expect_refused(dir, bytes, "header of the token shard", [&](std::string& b) { refit(b, 48, 101); });
+  for (const std::uint64_t tokens : {99ull, 101ull, 1ull << 63, ~0ull}) {
+    expect_refused(dir, bytes, "", [&](std::string& b) { refit(b, 24, tokens), refit(b, 48, 0); });
+  }
+  for (std::size_t at = 264; at < bytes.size(); ++at) {
+    std::string changed = bytes;
+    changed[at] = static_cast<char>(changed[at] ^ 1);
+    const Shard shard(dir.write("changed.bin", changed));
+    EXPECT_USER_ERROR(shard.verify(), "do not match their checksum");
+  }
+  std::string changed = bytes;
+  refit(changed, 48, 99);
+  EXPECT_USER_ERROR(Shard(dir.write("changed.bin", changed)).verify(), "its mask counts 100 tokens");
+}
+
+TEST(MaskedShard, AMaskIsGivenToTheShardsThatHaveOne) {
+  const TemporaryDirectory dir;
+  const std::vector<std::int32_t> tokens = {1, 2};
+  const std::vector<std::uint8_t> counted = {1, 0};
+  ShardWriter plain(dir / "a.bin", 300, 1);
+  EXPECT_THROW(plain.append(tokens, counted), InternalError);
+  ShardWriter masked(dir / "b.bin", 300, 1, true);
+  EXPECT_THROW(masked.append(tokens), InternalError);
+  EXPECT_THROW(masked.append(tokens, std::span(counted).first(1)), InternalError);
+}
+
 TEST(Shard, RefusesARangeItDoesNotHave) {
   const TemporaryDirectory dir;
   const Shard shard(write_shard(dir, "a.bin", 300, {1, 2, 3}));

@@ -19,25 +19,31 @@ namespace {
 
 constexpr const char* kMetaFile = "meta.json";
 constexpr const char* kFormat = "nibble-dataset-1";
+constexpr const char* kMaskedFormat = "nibble-dataset-2";
 
-json to_json(const SplitMeta& split) {
-  return {{"tokens", split.tokens}, {"documents", split.documents}, {"bytes", split.bytes}, {"shards", split.shards}};
+json to_json(const SplitMeta& split, bool masked) {
+  json value = {
+      {"tokens", split.tokens}, {"documents", split.documents}, {"bytes", split.bytes}, {"shards", split.shards}};
+  if (masked) value["counted_tokens"] = split.counted;
+  return value;
 }
 
-SplitMeta split_from_json(const json& value) {
-  return {value.at("tokens"), value.at("documents"), value.at("bytes"), value.at("shards")};
+SplitMeta split_from_json(const json& value, bool masked) {
+  return {value.at("tokens"), value.at("documents"), value.at("bytes"), value.at("shards"),
+          value.at(masked ? "counted_tokens" : "tokens")};
 }
 
 }  // namespace
 
 void write_dataset_meta(const fs::path& directory, const DatasetMeta& meta) {
   nlohmann::ordered_json value;
-  value["format"] = kFormat;
+  value["format"] = meta.masked ? kMaskedFormat : kFormat;
   value["vocab_size"] = meta.vocab_size;
   value["tokenizer"] = meta.tokenizer;
   value["tokenizer_xxh3"] = hex64(meta.tokenizer_hash);
-  value["train"] = to_json(meta.train);
-  value["valid"] = to_json(meta.valid);
+  if (!meta.chat_template.empty()) value["chat_template"] = meta.chat_template;
+  value["train"] = to_json(meta.train, meta.masked);
+  value["valid"] = to_json(meta.valid, meta.masked);
   write_file_atomic(directory / kMetaFile, value.dump(2) + "\n");
 }
 
@@ -49,16 +55,18 @@ DatasetMeta read_dataset_meta(const fs::path& directory) {
   }
   const json value = read_json(path);
   try {
-    if (value.at("format") != kFormat) {
-      user_error("'{}' has the format {} where '{}' is expected; prepare the data again", path.string(),
-                 value.at("format").dump(), kFormat);
-    }
     DatasetMeta meta;
+    meta.masked = value.at("format") == kMaskedFormat;
+    if (!meta.masked && value.at("format") != kFormat) {
+      user_error("'{}' has the format {} where '{}' or '{}' is expected; prepare the data again", path.string(),
+                 value.at("format").dump(), kFormat, kMaskedFormat);
+    }
     meta.vocab_size = value.at("vocab_size");
     meta.tokenizer_hash = std::stoull(value.at("tokenizer_xxh3").get<std::string>(), nullptr, 16);
-    meta.train = split_from_json(value.at("train"));
-    meta.valid = split_from_json(value.at("valid"));
+    meta.train = split_from_json(value.at("train"), meta.masked);
+    meta.valid = split_from_json(value.at("valid"), meta.masked);
     meta.tokenizer = value.at("tokenizer");
+    meta.chat_template = value.value("chat_template", "");
     return meta;
   } catch (const json::exception&) {
     user_error("'{}' lacks a field or has one of the wrong type; prepare the data again", path.string());
@@ -90,7 +98,7 @@ ShardSet ShardSet::open(const fs::path& directory, std::string_view split) {
   std::vector<fs::path> paths;
   for (const std::string& name : wanted.shards) paths.push_back(directory / name);
   ShardSet set(paths);
-  if (set.tokens() != wanted.tokens || set.vocab_size() != meta.vocab_size ||
+  if (set.tokens() != wanted.tokens || set.counted() != wanted.counted || set.vocab_size() != meta.vocab_size ||
       set.tokenizer_hash() != meta.tokenizer_hash) {
     user_error("the {} shards in '{}' are not those that its {} describes; prepare the data again", split,
                directory.string(), kMetaFile);
@@ -111,17 +119,39 @@ std::uint64_t ShardSet::fingerprint() const {
   return hash.digest();
 }
 
-void ShardSet::copy(std::int64_t begin, std::span<std::int32_t> out) const {
+bool ShardSet::masked() const {
+  return std::any_of(shards_.begin(), shards_.end(), [](const Shard& shard) { return shard.header().masked; });
+}
+
+std::int64_t ShardSet::counted() const {
+  std::int64_t counted = 0;
+  for (const Shard& shard : shards_) counted += static_cast<std::int64_t>(shard.header().counted);
+  return counted;
+}
+
+/// Calls copy(shard, begin in the shard, part of out) for each shard that has a part.
+template <class T, class Copy>
+void ShardSet::copy_pieces(std::int64_t begin, std::span<T> out, Copy&& copy) const {
   require(begin >= 0 && begin <= tokens() && static_cast<std::int64_t>(out.size()) <= tokens() - begin,
           "tokens [{}, +{}) of {}", begin, out.size(), tokens());
   auto i = static_cast<std::size_t>(std::upper_bound(begins_.begin(), begins_.end(), begin) - begins_.begin()) - 1;
   while (!out.empty()) {
     const auto n = std::min<std::size_t>(out.size(), static_cast<std::size_t>(begins_[i + 1] - begin));
-    shards_[i].copy(begin - begins_[i], out.first(n));
+    copy(shards_[i], begin - begins_[i], out.first(n));
     out = out.subspan(n);
     begin += static_cast<std::int64_t>(n);
     ++i;
   }
+}
+
+void ShardSet::copy(std::int64_t begin, std::span<std::int32_t> out) const {
+  copy_pieces(begin, out,
+              [](const Shard& shard, std::int64_t at, std::span<std::int32_t> part) { shard.copy(at, part); });
+}
+
+void ShardSet::copy_counted(std::int64_t begin, std::span<std::uint8_t> out) const {
+  copy_pieces(begin, out,
+              [](const Shard& shard, std::int64_t at, std::span<std::uint8_t> part) { shard.copy_counted(at, part); });
 }
 
 void ShardSet::verify() const {

@@ -6,13 +6,23 @@
 //                      [---- 1 ---]
 //
 // Every token but the first is a target at most once an epoch; a tail shorter than a window is left out.
+//
+// Documents follow each other without padding, and nothing tells the model where a window crosses their border: a token
+// sees all that stands before it in its window, parts of earlier documents included.
+//
+// Where shards have a loss mask (data/shard.h), a target that does not count is kIgnoredTarget, and windows without a
+// target that counts are left out of the epochs, since no gradient would come of them: each sequence has one at least.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "nibble/data/dataset.h"
 
 namespace nibble {
+
+/// A target that adds nothing to loss and gradient (ops/cross_entropy.h).
+inline constexpr std::int32_t kIgnoredTarget = -1;
 
 /// The whole state of a loader.
 struct LoaderPosition {
@@ -28,7 +38,7 @@ enum class LoaderOrder : std::uint8_t {
 
 class Loader {
  public:
-  /// UserError when the split has no full window.
+  /// UserError when the split has no full window, or none with a target that counts.
   Loader(ShardSet shards, std::int64_t seq_len, LoaderOrder order, std::uint64_t seed = 0);
 
   /// Sequences in an epoch.
@@ -46,7 +56,9 @@ class Loader {
   void skip(std::int64_t sequences);
 
  private:
+  void leave_out_uncounted_windows(std::int64_t windows);
   ShardSet shards_;
+  std::vector<std::int64_t> windows_;  // with a target that counts, ascending; empty where there is no mask
   std::int64_t seq_len_;
   std::int64_t count_;
   LoaderOrder order_;
