@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "nibble/data/chat_record.h"
 #include "nibble/data/loader.h"
 #include "nibble/io/json.h"
 #include "tests/data/compress.h"
@@ -198,6 +199,111 @@ TEST(PrepareDataset, ReplacesOnlyADataSetAndOnlyWhenAsked) {
   options.output = dir / "home";
   EXPECT_USER_ERROR(prepare_dataset(options), "is not a prepared data set");
   EXPECT_EQ(read_file(dir / "home/precious"), "p");
+}
+
+/// Prompts and completions out of the sample documents, in two files, and options for them.
+PrepareOptions chat_options(const TemporaryDirectory& dir) {
+  std::string lines[2];
+  int number = 0;
+  for (const std::string& document : english_documents(60)) {
+    const std::size_t cut = document.find(' ', document.size() / 3);
+    lines[number++ % 2] +=
+        nlohmann::json{{"prompt", document.substr(0, cut)}, {"completion", document.substr(cut)}}.dump() + "\n";
+  }
+  small_tokenizer().save(dir / "small.model");
+  PrepareOptions options;
+  options.inputs = {dir.write("a.jsonl.zst", zstd(lines[0])), dir.write("b.gz", gzip(lines[1]))};
+  options.tokenizer = dir / "small.model";
+  options.output = dir / "set";
+  options.chat = true;
+  return options;
+}
+
+TEST(PrepareChat, WritesTheRecordsInOrderWithTheirMask) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = chat_options(dir);
+  options.shard_tokens = 1000;
+  const DatasetMeta meta = prepare_dataset(options);
+  const ShardSet train = ShardSet::open(options.output, "train");
+  train.verify();
+  EXPECT_TRUE(train.masked());
+  MaskedTokens expected;
+  const ChatEncoder encoder(small_tokenizer(), "");
+  for (const int parity : {0, 1}) {
+    int number = 0;
+    for (const std::string& document : english_documents(60)) {
+      const std::size_t cut = document.find(' ', document.size() / 3);
+      if (number++ % 2 == parity) encoder.encode({document.substr(0, cut), document.substr(cut), {}}, "", expected);
+    }
+  }
+  EXPECT_EQ(tokens_of(train), expected.ids);
+  std::vector<std::uint8_t> counted(expected.ids.size());
+  train.copy_counted(0, counted);
+  EXPECT_EQ(counted, expected.counted);
+  EXPECT_EQ(meta.train.counted, std::count(counted.begin(), counted.end(), 1));
+  EXPECT_EQ(train.counted(), meta.train.counted);
+  EXPECT_GT(meta.train.counted, meta.train.tokens / 2);
+  EXPECT_LT(meta.train.counted, meta.train.tokens * 4 / 5);
+  EXPECT_EQ(expected.cut_borders, 0);
+}
+
+TEST(PrepareChat, MetaJsonSaysSo) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = chat_options(dir);
+  options.valid_fraction = 0.2;
+  const DatasetMeta meta = prepare_dataset(options);
+  EXPECT_GT(meta.valid.counted, 0);
+  const auto json = read_json(options.output / "meta.json");
+  EXPECT_EQ(json.at("format"), "nibble-dataset-2");
+  EXPECT_EQ(json.at("train").at("counted_tokens"), meta.train.counted);
+  EXPECT_FALSE(json.contains("chat_template"));
+  const DatasetMeta read = read_dataset_meta(options.output);
+  EXPECT_TRUE(read.masked);
+  EXPECT_EQ(read.valid.counted, meta.valid.counted);
+  EXPECT_TRUE(ShardSet::open(options.output, "valid").masked());
+}
+
+TEST(PrepareChat, GivesTheSameFilesForAnyNumberOfThreads) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = chat_options(dir);
+  options.valid_fraction = 0.1;
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);
+  prepare_dataset(options);
+  const auto one = content_of(options.output);
+  omp_set_num_threads(3);
+  options.output = dir / "three";
+  prepare_dataset(options);
+  omp_set_num_threads(before);
+  EXPECT_EQ(content_of(options.output), one);
+}
+
+TEST(PrepareChat, MessagesTakeTheTemplateThatIsNamed) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = chat_options(dir);
+  const std::string record =
+      R"({"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Alice."}]})";
+  options.inputs = {dir.write("m.jsonl", record + "\n\n" + record + "\n")};
+  options.chat_template = std::string(NIBBLE_SOURCE_DIR) + "/chat_templates/llama2.toml";
+  EXPECT_EQ(prepare_dataset(options).train.documents, 2);
+  EXPECT_EQ(read_dataset_meta(options.output).chat_template, "llama2");
+}
+
+TEST(PrepareChat, NamesTheFirstRecordThatIsRefused) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = chat_options(dir);
+  std::string lines;
+  for (int i = 0; i < 300; ++i) lines += "{\"prompt\": \"a\", \"completion\": \"b\"}\n\n";
+  const std::string good = dir.write("good.jsonl", lines);
+  for (int i = 0; i < 300; ++i) lines += "{\"prompt\": \"a\"}\n";
+  options.inputs = {good, dir.write("bad.jsonl.gz", gzip(lines))};
+  for (int round = 0; round < 5; ++round) {
+    EXPECT_USER_ERROR(prepare_dataset(options), "bad.jsonl.gz:601: the object has no 'completion'");
+    EXPECT_FALSE(fs::exists(options.output));
+  }
+  options = sample_options(dir);
+  options.chat_template = "chatml";
+  EXPECT_USER_ERROR(prepare_dataset(options), "--chat");
 }
 
 TEST(PrepareDataset, RefusesWrongOptions) {

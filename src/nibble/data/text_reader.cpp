@@ -167,6 +167,10 @@ struct TextReader::State {
     do {
       if (!lines->next(line)) return false;
     } while (is_blank(line));
+    if (options.json_field.empty()) {
+      document = line;
+      return true;
+    }
     const std::size_t length = line.size();
     line.resize(length + simdjson::SIMDJSON_PADDING);
     simdjson::dom::element object;
@@ -209,6 +213,8 @@ bool TextReader::next(std::string& document) {
   document.clear();
   return false;
 }
+
+std::string TextReader::where() const { return state_->lines ? state_->lines->where() : "the end of the inputs"; }
 
 std::uint64_t TextReader::file_bytes_read() const {
   return state_->finished_bytes + (state_->lines ? state_->lines->file_bytes_read() : 0);

@@ -4,6 +4,8 @@
 //   *.jsonl *.ndjson         one JSON object a line                    the field `json_field` of each object
 //   anything else            UTF-8 text                                what `split` says
 //
+// or, where `json_field` is empty, the whole line that holds the object, unread.
+//
 // Each of them may be compressed (*.gz, *.zst, or recognised by its first bytes). Lines end in LF or CRLF; a byte
 // order mark at the beginning is dropped; documents of white space alone are left out. A document has no newline at its
 // end: "a LF b LF" between two separators is the document "a LF b".
@@ -48,6 +50,9 @@ class TextReader {
   /// The next document, in the order of the inputs; false at the end. UserError with file and line for malformed JSON,
   /// a missing field, or a document above the limit; with the file for corrupt or truncated compressed data.
   bool next(std::string& document);
+
+  /// "FILE:LINE" of the end of the document that `next` gave last, for messages.
+  std::string where() const;
 
   /// For progress: bytes of the files on disk, so compressed ones where they are.
   std::uint64_t file_bytes_read() const;

@@ -80,8 +80,12 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
   return ids;
 }
 
-void Tokenizer::encode_document(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache) const {
+void Tokenizer::encode(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache) const {
   backend_->append(text, ids, cache);
+}
+
+void Tokenizer::encode_document(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache) const {
+  encode(text, ids, cache);
   ids.push_back(eos_id());
 }
 
@@ -100,6 +104,13 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
 std::string Tokenizer::piece(std::int32_t id) const {
   check_id(id);
   return backend_->piece(id);
+}
+
+std::int32_t Tokenizer::find_piece(std::string_view spelling) const {
+  for (std::int32_t id = 0; id < vocab_size(); ++id) {
+    if (backend_->piece(id) == spelling) return id;
+  }
+  return -1;
 }
 
 std::int32_t Tokenizer::vocab_size() const { return backend_->vocab_size(); }

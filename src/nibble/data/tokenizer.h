@@ -76,8 +76,9 @@ class Tokenizer {
 
   /// Ids of the text, with neither beginning nor end.
   std::vector<std::int32_t> encode(std::string_view text) const;
-  /// Appends the ids of a document and eos_id(); training data is a sequence of these. With a cache, of which each
-  /// thread has its own, the same ids several times faster.
+  /// The same, appended. With a cache, of which each thread has its own, the same ids several times faster.
+  void encode(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache) const;
+  /// Appends the ids of a document and eos_id(); training data is a sequence of these.
   void encode_document(std::string_view text, std::vector<std::int32_t>& ids, WordCache* cache = nullptr) const;
   /// Control pieces and special tokens decode to nothing; tokens that end within a character give a part of it.
   /// UserError for an id outside [0, vocab_size).
@@ -91,6 +92,8 @@ class Tokenizer {
   bool adds_bos() const;
   /// The token as the vocabulary spells it; empty for an id that no token has.
   std::string piece(std::int32_t id) const;
+  /// The first id whose piece is `spelling`; -1 if there is none. Looks through the whole vocabulary.
+  std::int32_t find_piece(std::string_view spelling) const;
   /// XXH3-64 of the file; token shards carry it.
   std::uint64_t hash() const { return hash_; }
 
