@@ -105,6 +105,31 @@ TEST(CudaCrossEntropy, LargeLogitsAndMaskedEntries) {
   }
 }
 
+TEST(CudaCrossEntropy, MaskedRowsAreOverwrittenWithExactlyZeroAsOnTheCpu) {
+  NIBBLE_NEEDS_GPU();
+  for (const Case& c : {Case{6, 777}, Case{6, 4096}, Case{6, 57348}}) {
+    for (const DType dtype : kFloatTypes) {
+      SCOPED_TRACE(describe(c) + " " + dtype_name(dtype));
+      const Inputs in(c);
+      const OwnedTensor targets = tokens_tensor({-1, -1, 5, -100, 6, -1});
+      const OwnedTensor garbage = random_tensor(dtype, {c.rows, c.vocab}, 9);
+      const OwnedTensor loss = random_tensor(DType::F32, {c.rows}, 10);
+      const OwnedTensor gpu_loss = on_gpu(loss);
+      const OwnedTensor gpu_dlogits = on_gpu(garbage);
+      cross_entropy_forward_backward(in.logits, targets, 0.25f, loss, garbage);
+      cross_entropy_forward_backward(on_gpu(in.logits), on_gpu(targets), 0.25f, gpu_loss, gpu_dlogits);
+      expect_close(loss, gpu_loss, 1e-5, "loss");
+      expect_close(garbage, gpu_dlogits, op_tolerance(dtype), "dlogits");
+      const std::vector<double> losses = doubles(on_cpu(gpu_loss));
+      const std::vector<double> gradient = doubles(on_cpu(gpu_dlogits));
+      for (const std::int64_t r : {0, 1, 3, 5}) {
+        EXPECT_EQ(losses[static_cast<std::size_t>(r)], 0);
+        for (std::int64_t v = 0; v < c.vocab; ++v) ASSERT_EQ(gradient[static_cast<std::size_t>(r * c.vocab + v)], 0);
+      }
+    }
+  }
+}
+
 TEST(CudaCrossEntropy, NanAndUnknownTargetsShowInTheLoss) {
   NIBBLE_NEEDS_GPU();
   const Inputs in({3, 4096});

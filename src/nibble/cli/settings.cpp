@@ -42,8 +42,9 @@ TrainCallbacks TrainDisplay::callbacks() {
     if (!state->progress) state->progress = std::make_unique<Progress>(state->label, state->steps, r.step - 1);
     if (r.val_loss) state->last_val = fmt::format("  val {:.4f}", *r.val_loss);
     const std::string share = r.light_share > 0 ? fmt::format(" ({:.0f} % of peak)", 100 * r.light_share) : "";
+    const std::string over = r.counted_tokens ? fmt::format(" over {} tokens", *r.counted_tokens) : "";
     state->progress->update(r.step, fmt::format("{:.0f} tok/s{}", r.tokens_per_second, share),
-                            fmt::format("loss {:.4f}{}", r.loss, state->last_val));
+                            fmt::format("loss {:.4f}{}{}", r.loss, over, state->last_val));
     if (r.step == r.steps) state->progress->finish();
   };
   callbacks.on_message = [state = state_](const std::string& text) {

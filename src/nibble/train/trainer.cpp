@@ -114,7 +114,7 @@ class Trainer {
     state_.data_fingerprint = hex64(loader_.shards().fingerprint());
     state_.config = to_toml(config);
     state_.recipe = recipe.text;
-    const auto tokens = static_cast<std::size_t>(config.micro_batch * config.model.seq);
+    const auto tokens = static_cast<std::size_t>(config.tokens_per_step());
     tokens_.resize(tokens);
     targets_.resize(tokens);
     model_.set_recompute(config.recompute);
@@ -223,11 +223,21 @@ class Trainer {
     save_checkpoint(run_, state_, model_, *optimizer_, config_.keep_checkpoints);
   }
 
-  Llama::Batch micro_batch() {
+  /// Reads the sequences of a step; how many of their targets count, which scales every pass.
+  std::int64_t next_batch() {
+    loader_.next_batch(config_.batch, tokens_.data(), targets_.data());
+    const auto counted =
+        std::count_if(targets_.begin(), targets_.end(), [](std::int32_t target) { return target >= 0; });
+    require(counted > 0, "a batch without a target that counts");  // the loader leaves such sequences out
+    return counted;
+  }
+
+  /// The micro-batch that begins with `sequence` of the step.
+  Llama::Batch micro_batch(std::int64_t sequence) {
     const std::int64_t n = config_.micro_batch;
     const std::int64_t seq = config_.model.seq;
-    loader_.next_batch(n, tokens_.data(), targets_.data());
-    return {Tensor::of(tokens_.data(), {n, seq}), Tensor::of(targets_.data(), {n, seq})};
+    const std::int64_t at = sequence * seq;
+    return {Tensor::of(tokens_.data() + at, {n, seq}), Tensor::of(targets_.data() + at, {n, seq})};
   }
 
   /// One optimizer step; returns its line of metrics.jsonl.
@@ -239,10 +249,11 @@ class Trainer {
     model_.prepare(step32, measure);
 
     const std::int64_t tokens = config_.tokens_per_step();
+    const std::int64_t counted = next_batch();
     BatchLoss loss;
     for (std::int64_t sequence = 0; sequence < config_.batch; sequence += config_.micro_batch) {
-      const Llama::Batch batch = micro_batch();
-      const BatchLoss part = model_.forward_backward(batch, 1.0 / static_cast<double>(tokens), step32,
+      const Llama::Batch batch = micro_batch(sequence);
+      const BatchLoss part = model_.forward_backward(batch, 1.0 / static_cast<double>(counted), step32,
                                                      sequence * config_.model.seq, sequence == 0, measure, tokens);
       if (!std::isfinite(part.sum)) {
         fail_non_finite(step, "the loss", model_.first_non_finite(batch));
@@ -274,13 +285,21 @@ class Trainer {
     const double rate = static_cast<double>(tokens) / seconds;
     nlohmann::ordered_json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
                                    {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
+    if (loader_.shards().masked()) line["counted_tokens"] = counted;
     if (model_.recipe().stages.size() > 1) line["stage"] = clock_.stage() + 1;
     if (resets > 0) line["weights_reset"] = resets;
     if (measure) {
       add_telemetry(*telemetry_, line);
       if (const auto rho = telemetry_->gradient_to_noise()) clock_.measured(*rho);
     }
-    StepReport report{step, config_.steps, loss.mean(), lr, norm, rate, 0, std::nullopt};
+    StepReport report;
+    report.step = step;
+    report.steps = config_.steps;
+    report.loss = loss.mean();
+    report.lr = lr;
+    report.grad_norm = norm;
+    report.tokens_per_second = rate;
+    if (loader_.shards().masked()) report.counted_tokens = counted;
     report.light_share = rate * ideal_seconds_per_token(model_);
     const bool last = step == config_.steps;
     if (last || (config_.validate_every > 0 && step % config_.validate_every == 0)) {

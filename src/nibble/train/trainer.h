@@ -5,6 +5,14 @@
 //   RUN/checkpoints/      train/checkpoint.h
 //   RUN/events.*          the same scalars for TensorBoard
 //   RUN/result.json       written when the last step is done; its presence means the run is complete
+//
+// The loss of a step, and what its gradient is that of, is the mean over the targets that count in the whole batch,
+//
+//   L = 1/N * sum over the micro-batches m, sum over their targets i that count, of -log p(target_i | tokens up to i)
+//
+// where N is the number of all of these, over all micro-batches: a micro-batch with few completions weighs less than
+// one with many, and how the batch is cut does not matter. Without a loss mask every target counts. The validation loss
+// is the same mean over the validation data.
 #pragma once
 
 #include <atomic>
@@ -27,6 +35,7 @@ struct StepReport {
   double lr = 0;
   double grad_norm = 0;
   double tokens_per_second = 0;
+  std::optional<std::int64_t> counted_tokens;  ///< where the data has a loss mask: targets that `loss` is the mean over
   double light_share = 0;  ///< time the step's arithmetic would take at the machine's peak, over the time it took
   std::optional<double> val_loss;
 };
