@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "nibble/eval/render.h"
 #include "tests/temporary_directory.h"
 
 namespace nibble {
@@ -15,7 +16,7 @@ const nlohmann::json kRow = {{"question", " Why? "},
                              {"choices", {{"text", {"red", "blue "}}, {"label", {"A", "B"}}}}};
 
 std::string rendered(const std::string& text) {
-  return Template(text, "t.toml: key context").render(kRow, "d.jsonl:7");
+  return render(Template(text, "t.toml: key context"), kRow, "d.jsonl:7");
 }
 
 TEST(Template, FillsFieldsElementsAndRules) {
@@ -27,7 +28,7 @@ TEST(Template, FillsFieldsElementsAndRules) {
 }
 
 TEST(Template, AListGivesItsElementsWhereNothingStandsAroundIt) {
-  const auto all = [](const std::string& text) { return Template(text, "t").render_all(kRow, "d"); };
+  const auto all = [](const std::string& text) { return render_all(Template(text, "t"), kRow, "d"); };
   EXPECT_EQ(all("{{choices.text | strip}}"), (std::vector<std::string>{"red", "blue"}));
   EXPECT_EQ(all("{{question}}"), (std::vector<std::string>{" Why? "}));
   EXPECT_EQ(all("no"), (std::vector<std::string>{"no"}));

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "nibble/model/hugging_face_json.h"
 #include "tests/temporary_directory.h"
 
 namespace nibble {

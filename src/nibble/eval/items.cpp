@@ -5,6 +5,7 @@
 
 #include "nibble/data/byte_source.h"
 #include "nibble/data/text_reader.h"
+#include "nibble/eval/render.h"
 #include "nibble/io/format.h"
 #include "nibble/io/json.h"
 #include "nibble/tensor/error.h"
@@ -46,7 +47,7 @@ std::vector<std::string> render_each(const std::vector<Template>& templates, con
                                      const nlohmann::json& row, const std::string& where) {
   std::vector<std::string> all;
   for (const Template& one : templates) {
-    for (std::string& text : one.render_all(row, where)) all.push_back(std::move(text));
+    for (std::string& text : render_all(one, row, where)) all.push_back(std::move(text));
   }
   for (std::string& text : all) {
     for (const TextRule rule : clean) text = apply_text_rule(rule, text);
@@ -55,7 +56,7 @@ std::vector<std::string> render_each(const std::vector<Template>& templates, con
 }
 
 std::int64_t gold_of(const Task& task, std::size_t choices, const nlohmann::json& row, const std::string& where) {
-  const std::string answer = task.gold->render(row, where);
+  const std::string answer = render(*task.gold, row, where);
   std::vector<std::string> answers = render_each(task.gold_among, {}, row, where);
   for (std::size_t i = 0; task.gold_among.empty() && i < choices; ++i) answers.push_back(std::to_string(i));
   const auto found = std::find(answers.begin(), answers.end(), answer);
@@ -87,11 +88,11 @@ Item render_item(const Task& task, nlohmann::json row, const std::string& where)
   switch (task.kind) {
     case TaskKind::Choices: render_choices(task, row, where, item); break;
     case TaskKind::Continuation:
-      item.pairs.push_back({task.context[0].render(row, where), task.delimiter + task.text->render(row, where)});
+      item.pairs.push_back({render(task.context[0], row, where), task.delimiter + render(*task.text, row, where)});
       break;
     case TaskKind::Rolling: {
-      item.pairs.push_back({"", task.text->render(row, where)});
-      const std::string counted = task.counted->render(row, where);
+      item.pairs.push_back({"", render(*task.text, row, where)});
+      const std::string counted = render(*task.counted, row, where);
       item.words = count_words(counted);
       item.bytes = static_cast<std::int64_t>(counted.size());
       break;

@@ -1,4 +1,4 @@
-// Templates of task files: text with placeholders that a data row fills.
+// Templates of task files: text with placeholders that a data row fills (eval/render.h).
 //
 //   "Question: {{question}}\nAnswer:"      a field
 //   "{{choices.text}}"                     a field of a field: here a list
@@ -9,7 +9,6 @@
 // Numbers are written as JSON has them, true and false as such. White space inside the braces has no meaning.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,17 +22,14 @@ class Template {
   /// UserError, begun with `where`, for braces that do not close and for rules that are not known.
   Template(std::string_view text, const std::string& where);
 
-  /// The text for a row. UserError, begun with `where` (file and line), for a field that is not there or holds no text.
-  std::string render(const nlohmann::json& row, const std::string& where) const;
-  /// As `render`; a template that is one placeholder and nothing else, whose field is a list, gives its elements.
-  std::vector<std::string> render_all(const nlohmann::json& row, const std::string& where) const;
-
- private:
   struct Piece {
-    std::string literal;            // before the placeholder
-    std::vector<std::string> path;  // empty: no placeholder follows
+    std::string literal;            ///< before the placeholder
+    std::vector<std::string> path;  ///< empty: no placeholder follows
     std::vector<TextRule> rules;
   };
+  const std::vector<Piece>& pieces() const { return pieces_; }
+
+ private:
   std::vector<Piece> pieces_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/json.h"
+#include "nibble/model/hugging_face_json.h"
 #include "nibble/model/parameter_shapes.h"
 #include "nibble/tensor/device.h"
 

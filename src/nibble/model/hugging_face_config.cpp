@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "nibble/io/json.h"
+#include "nibble/model/hugging_face_json.h"
 
 namespace nibble {
 

@@ -1,4 +1,4 @@
-// config.json of the Hugging Face tools: which models nibble can run, read and written.
+// config.json of the Hugging Face tools: which models nibble can run. hugging_face_json.h writes it.
 //
 // Read are the families llama (Llama 1 to 3.3, TinyLlama, SmolLM2), mistral, qwen2 (Qwen2, Qwen2.5) and qwen3, by
 // model_type and architectures. Everything that would change what the model computes and that nibble does not do is
@@ -7,7 +7,6 @@
 #pragma once
 
 #include <filesystem>
-#include <nlohmann/json_fwd.hpp>
 
 #include "nibble/model/config.h"
 
@@ -18,9 +17,5 @@ inline constexpr const char* kHuggingFaceConfigFile = "config.json";
 /// Reads FOLDER/config.json. The training sequence length, which the file does not have, is the model's context, 2048
 /// at most. UserError, which names the file and the key, for what is missing, wrong or not supported.
 LlamaConfig read_hugging_face_config(const std::filesystem::path& folder);
-
-/// config.json of the model, whose weights are stored as `dtype` (F32, BF16). The family is the first that has what the
-/// model has: llama, qwen2 with biases, qwen3 with QK norm; UserError where it has both, which no family does.
-nlohmann::ordered_json hugging_face_config(const LlamaConfig& model, DType dtype);
 
 }  // namespace nibble

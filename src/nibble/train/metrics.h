@@ -7,6 +7,8 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 
+#include "nibble/train/telemetry.h"
+
 namespace nibble {
 
 class MetricsLog {
@@ -24,5 +26,8 @@ class MetricsLog {
   std::filesystem::path path_;
   std::unique_ptr<std::FILE, Close> file_;
 };
+
+/// Writes the keys "quality", "products", "oscillation", "gradient_to_noise" and "layers" into a line of metrics.
+void add_telemetry(const Telemetry& telemetry, nlohmann::ordered_json& line);
 
 }  // namespace nibble

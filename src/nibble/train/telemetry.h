@@ -1,8 +1,7 @@
-// What a step measured of its linear layers, and how it is logged (docs/formats.md).
+// What a step measured of its linear layers; train/metrics.h logs it.
 #pragma once
 
 #include <array>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,8 +32,5 @@ struct Telemetry {
 
 /// Gathers what the layers measured in the step that has just been done.
 Telemetry gather_telemetry(const std::vector<Linear>& linears);
-
-/// Writes the keys "quality", "products", "oscillation", "gradient_to_noise" and "layers" into a line of metrics.
-void add_telemetry(const Telemetry& telemetry, nlohmann::ordered_json& line);
 
 }  // namespace nibble
