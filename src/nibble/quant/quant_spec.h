@@ -132,7 +132,7 @@ struct QuantSpec {
   ElementFormat element = ElementFormat::BF16;
   Granularity granularity = Granularity::per_row();
   ScaleRule scale = ScaleRule::None;
-  Nvfp4Scale nvfp4;
+  Nvfp4Scale nvfp4{};
   Rounding rounding = Rounding::NearestEven;
   /// Columns that share one correction of Rounding::Eden; a multiple of 16.
   std::int64_t eden_group = 16;
@@ -141,8 +141,8 @@ struct QuantSpec {
   /// Transpose x first: rows of the QTensor are columns of x. So blocks, transform and clamp, which run along rows of
   /// the QTensor, run along the columns of x, the contraction of wgrad (and of dgrad for W).
   bool transposed = false;
-  Hadamard hadamard;
-  Clamp clamp;
+  Hadamard hadamard{};
+  Clamp clamp{};
   /// Keep one bit an element: |x / s| < 6, the trust mask of QuEST.
   bool trust_mask = false;
   /// Round x to BF16 before anything else (released-code arithmetic; a no-op on BF16 tensors).

@@ -12,18 +12,18 @@ namespace nibble {
 struct QuantizeContext {
   /// Used by stochastic rounding; the element number is r * element_stride + c + element_offset, a stride of 0 meaning
   /// C. (Block numbers, which Rounding::Eden draws by, are element numbers / 16.)
-  RandomStream random;
+  RandomStream random{};
   std::uint64_t element_offset = 0;
   std::uint64_t element_stride = 0;
   /// Where the signs of spec.hadamard are drawn from: bit c % 32 of word c / 32 is the sign of column c % group. The
   /// two operands of a product share it.
-  RandomStream signs;
+  RandomStream signs{};
   /// Optional factors multiplied into x before anything else: F32 [x.rows] for row_fold, F32 [x.cols] for col_fold.
   /// This is how a scale that lies along a product's contraction moves into the other operand. Not with `transposed`.
-  Tensor row_fold;
-  Tensor col_fold;
+  Tensor row_fold{};
+  Tensor col_fold{};
   /// What Rounding::Reference rounds towards: F32, the shape of x, transposed and rotated as x is.
-  Tensor reference;
+  Tensor reference{};
   /// The result is only multiplied (ops/gemm.h), so it may be stored as a product on its device reads it fastest, with
   /// the same values. The CPU stores it as ever. A GPU stores E2M1 codes under one scale a row as E4M3 elements; under
   /// Nvfp4 as BF16 elements that hold code times block scale and lack tensor_scale and device_scale, which the product
@@ -31,7 +31,7 @@ struct QuantizeContext {
   bool for_product = false;
   /// The largest magnitude of y, where the caller knows it from amax_pair with the same x, spec and context: a GPU's
   /// quantiser under one Nvfp4 scale of the tensor then needs no pass of its own for it. The CPU does not read it.
-  Tensor amax;
+  Tensor amax{};
 };
 
 /// Q(x) for x [rows, cols] of F32 or BF16, codes and scales allocated from `arena`.

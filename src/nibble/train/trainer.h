@@ -41,10 +41,10 @@ struct StepReport {
 };
 
 struct TrainCallbacks {
-  std::function<void(const StepReport&)> on_step;
-  std::function<void(const std::string&)> on_message;
+  std::function<void(const StepReport&)> on_step{};
+  std::function<void(const std::string&)> on_message{};
   /// What the run will take of its device's memory, as a table, before the first step; what it took, after the last.
-  std::function<void(const std::string&)> on_memory;
+  std::function<void(const std::string&)> on_memory{};
 };
 
 enum class Resume : std::uint8_t {
