@@ -144,7 +144,7 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
       {"machine", machine},
       {"paths",
        {{"fprop", path_summary(model, 0)}, {"dgrad", path_summary(model, 1)}, {"wgrad", path_summary(model, 2)}}},
-      {"nibble", {{"version", kVersion}}},
+      {"nibble", {{"version", NIBBLE_VERSION}}},
       {"started", utc_now()}};
   write_json_atomic(run / "run.json", info);
 }

@@ -9,8 +9,6 @@
 
 namespace nibble {
 
-inline constexpr const char* kVersion = "0.1.0";
-
 /// Writes RUN/run.json (docs/formats.md).
 void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
                     const Optimizer& optimizer, const MemoryPlan& plan);
