@@ -15,15 +15,16 @@ set(NIBBLE_PUBLIC_HEADERS
     ops/rmsnorm.h ops/rope.h ops/self_test.h ops/spmm.h ops/swiglu.h
     optim/adamw.h
     io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/run_log.h io/safetensors.h
-    io/safetensors_folder.h
+   XX
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
     recipe/random_streams.h recipe/recipe.h
     model/config.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h model/packed_sequences.h
     model/parameter_shapes.h model/recompute.h
     train/alarms.h train/checkpoint.h train/compare.h train/config.h train/import.h train/memory.h train/optimizer.h
-    train/stage.h train/telemetry.h train/trainer.h
-    eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/request.h eval/task.h eval/template.h
+    train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
+    eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h
+    eval/template.h
     eval/text_rules.h
     report/html.h report/runs.h report/summary.h report/table.h
     cost/device.h cost/estimate.h cost/memory.h cost/operand.h cost/step.h cost/theory.h cost/traffic.h cost/twelve.h
@@ -65,7 +66,7 @@ install(FILES ${CMAKE_BINARY_DIR}/nibbleConfig.cmake ${CMAKE_BINARY_DIR}/nibbleC
 
 install(TARGETS nibble RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
 # io/data_file.h finds these beside the program and beside the library, wherever the prefix has been moved.
-install(DIRECTORY recipes models configs devices laws tasks DESTINATION ${CMAKE_INSTALL_DATADIR}/nibble COMPONENT runtime)
+install(DIRECTORY recipes models configs devices laws tasks chat_templates DESTINATION ${CMAKE_INSTALL_DATADIR}/nibble COMPONENT runtime)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright COMPONENT runtime)
 
 # ./run package: one .deb of all of it. dpkg-shlibdeps finds what it depends on.
