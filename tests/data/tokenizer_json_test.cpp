@@ -219,6 +219,41 @@ TEST(TokenizerJson, RefusesWhatItDoesNotSupportByItsName) {
   EXPECT_USER_ERROR(Tokenizer::load(dir.write("t.json", R"({"model": {"vocab": 3, "merges": []}})")), "not an object");
 }
 
+TEST(TokenizerJson, RefusesWhatWouldNotEnd) {
+  const TemporaryDirectory dir;
+  const auto refused = [&](const json& patch, const char* message) {
+    EXPECT_USER_ERROR(Tokenizer::load(changed(dir, "gpt2", patch)), message);
+  };
+  refused({{"decoder", {{"type", "Metaspace"}, {"replacement", ""}}}}, "decoder.replacement: not one character");
+  refused({{"decoder", {{"type", "Strip"}, {"content", ""}, {"start", 1}, {"stop", 0}}}}, "content: not one character");
+  refused({{"decoder", {{"type", "Strip"}, {"content", "x"}, {"start", -1}, {"stop", 0}}}}, "start: -1 is not a count");
+  refused({{"model", {{"vocab", {{"q", 2147483646}}}}}}, "2147483646 is not an id, they are 0 to 1048575");
+  const json metaspace = {{"type", "Metaspace"}, {"replacement", "_"}};
+  refused({{"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {metaspace, metaspace}}}}}, "a second Metaspace");
+}
+
+TEST(TokenizerJson, ReplacementsMayNotFillTheMemory) {
+  const TemporaryDirectory dir;
+  const json grow = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(100, 'a')}};
+  const json many = json::array({grow, grow, grow, grow, grow, grow, grow, grow, grow});
+  const json normalizer = {{"normalizer", {{"type", "Sequence"}, {"normalizers", many}}}};
+  const Tokenizer encoder = Tokenizer::load(changed(dir, "gpt2", normalizer));
+  EXPECT_USER_ERROR(encoder.encode("a"), "make more than 4160 bytes of a text");
+  const json decoder = {{"decoder", {{"type", "Sequence"}, {"decoders", many}}}};
+  const Tokenizer other = Tokenizer::load(changed(dir, "gpt2", decoder));
+  EXPECT_USER_ERROR(other.decode(other.encode("a")), "make more than 4160 bytes of a text");
+}
+
+TEST(TokenizerJson, AnExpressionThatBacktracksWithoutEndIsRefused) {
+  const TemporaryDirectory dir;
+  const json split = {{"type", "Split"}, {"pattern", {{"Regex", "(?:a|aa)+c"}}}, {"behavior", "Isolated"}};
+  const Tokenizer tokenizer = Tokenizer::load(changed(dir, "gpt2", {{"pre_tokenizer", split}}));
+  EXPECT_USER_ERROR(tokenizer.encode(std::string(100, 'a') + "b c"), "'(?:a|aa)+c' takes too long on this text");
+  // A long run of blanks is as many steps as it has bytes.
+  const Tokenizer gpt2 = Tokenizer::load(kFixtures / "gpt2");
+  EXPECT_FALSE(gpt2.encode(std::string(2'000'000, ' ') + "x").empty());
+}
+
 TEST(TokenizerJson, RefusesATokenizerWithoutAnEnd) {
   const TemporaryDirectory dir;
   json value = read_json(kFixtures / "prefix/tokenizer.json");

@@ -63,19 +63,26 @@ std::string lowercased(std::string_view text) {
   return out;
 }
 
+void check_size(std::size_t bytes, std::size_t most) {
+  if (bytes > most) user_error("the replacements of this tokenizer.json make more than {} bytes of a text", most);
+}
+
 }  // namespace
 
-std::string replace_matches(const Replace& replace, std::string_view text) {
+std::string replace_matches(const Replace& replace, std::string_view text, std::size_t most) {
   Regex::Matcher matcher(replace.pattern);
   std::string out;
   std::size_t at = 0;
   for (std::size_t begin = 0, end = 0; matcher.find(text, at, begin, end); at = end) {
     out.append(text, at, begin - at).append(replace.content);
+    check_size(out.size(), most);
   }
+  check_size(out.size() + text.size() - at, most);
   return out.append(text, at);
 }
 
 std::string_view Normalizer::apply(std::string_view text, std::string& buffer) const {
+  const std::size_t most = most_replaced_bytes(text.size());
   for (const NormalizerStep& step : steps_) {
     if (const auto* form = std::get_if<UnicodeForm>(&step)) {
       if (is_normal(text, *form)) continue;
@@ -86,8 +93,9 @@ std::string_view Normalizer::apply(std::string_view text, std::string& buffer) c
       if (text.empty()) continue;
       buffer = prepend->text + std::string(text);
     } else {
-      buffer = replace_matches(std::get<Replace>(step), text);
+      buffer = replace_matches(std::get<Replace>(step), text, most);
     }
+    check_size(buffer.size(), most);
     text = buffer;
   }
   return text;

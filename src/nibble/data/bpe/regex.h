@@ -28,6 +28,7 @@ class Regex {
     Matcher(Matcher&&) noexcept;
     /// The first match [begin, end) in valid UTF-8 at or after `from`, where the last match ended; false when there is
     /// none. Where an empty one follows it at once, the search goes on behind the next character, as Oniguruma's does.
+    /// UserError for an expression that backtracks without end.
     bool find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end);
 
    private:

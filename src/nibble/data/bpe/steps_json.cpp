@@ -1,7 +1,10 @@
 #include "nibble/data/bpe/steps_json.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
+
+#include "nibble/data/utf8.h"
 
 namespace nibble::bpe {
 
@@ -19,6 +22,13 @@ Regex read_pattern(const JsonNode& node) {
 
 Replace read_replace(const JsonNode& node) {
   return {read_pattern(node.at("pattern")), std::string(node.text_at("content"))};
+}
+
+/// A text of one character.
+std::string read_character(const JsonNode& node) {
+  const std::string_view text = node.text();
+  if (text.empty() || text.size() != utf8_length(text[0])) user_error("{}: not one character", node.place());
+  return std::string(text);
 }
 
 Delimiter read_behavior(const JsonNode& node) {
@@ -85,7 +95,12 @@ void read_pretokenizer(const JsonNode& node, std::vector<PretokenizerStep>& step
     steps.emplace_back(
         SplitStep{Regex::pattern("\\p{N}", node.place()), individual ? Delimiter::Isolated : Delimiter::Contiguous});
   } else if (type == "Metaspace") {
-    const std::string sign(node.text_at("replacement"));
+    const std::string sign = read_character(node.at("replacement"));
+    // Each puts signs before the parts that others cut: with several, a text could double with every step.
+    const auto is_metaspace = [](const PretokenizerStep& step) { return std::holds_alternative<Metaspace>(step); };
+    if (std::any_of(steps.begin(), steps.end(), is_metaspace)) {
+      user_error("{}: a second Metaspace is not supported", node.place());
+    }
     steps.emplace_back(Metaspace{sign, read_prepend(node)});
     if (node.flag_at("split", true)) steps.emplace_back(SplitStep{Regex::literal(sign), Delimiter::MergedWithNext});
   } else {
@@ -104,11 +119,15 @@ void read_decoder(const JsonNode& node, std::vector<DecoderStep>& steps) {
   } else if (type == "Fuse") {
     steps.emplace_back(Fuse{});
   } else if (type == "Strip") {
-    const auto count = [&](std::string_view key) { return static_cast<std::size_t>(node.at(key).integer()); };
-    steps.emplace_back(Strip{std::string(node.text_at("content")), count("start"), count("stop")});
+    const auto count = [&](std::string_view key) {
+      const JsonNode value = node.at(key);
+      if (value.integer() < 0) user_error("{}: {} is not a count", value.place(), value.integer());
+      return static_cast<std::size_t>(value.integer());
+    };
+    steps.emplace_back(Strip{read_character(node.at("content")), count("start"), count("stop")});
   } else if (type == "Metaspace") {
     const bool prepended = read_prepend(node) != Metaspace::Prepend::Never;
-    steps.emplace_back(DecodeMetaspace{std::string(node.text_at("replacement")), prepended});
+    steps.emplace_back(DecodeMetaspace{read_character(node.at("replacement")), prepended});
   } else if (type == "Replace") {
     steps.emplace_back(read_replace(node));
   } else {

@@ -1,7 +1,6 @@
 #include "nibble/data/bpe/tokenizer_json.h"
 
 #include <initializer_list>
-#include <limits>
 #include <optional>
 #include <unordered_set>
 
@@ -14,9 +13,13 @@ namespace {
 
 constexpr std::string_view kMetaspaceSign = "\xE2\x96\x81";  // U+2581
 
+/// Tables have an entry for every id, used or not, so a file must not choose their size freely. Models have at most as
+/// many tokens (model/config.h).
+constexpr std::int64_t kMaxIds = 1 << 20;
+
 std::int32_t read_id(const JsonNode& node) {
   const std::int64_t id = node.integer();
-  if (id < 0 || id >= std::numeric_limits<std::int32_t>::max()) user_error("{}: {} is not an id", node.place(), id);
+  if (id < 0 || id >= kMaxIds) user_error("{}: {} is not an id, they are 0 to {}", node.place(), id, kMaxIds - 1);
   return static_cast<std::int32_t>(id);
 }
 
