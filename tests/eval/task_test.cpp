@@ -131,6 +131,17 @@ TEST(Items, CompressedDataIsFoundByTheTasksName) {
   EXPECT_USER_ERROR(find_task_data(folder.path(), shipped("piqa")), "name the folder with --data");
 }
 
+TEST(Items, ListsOfContextsAndChoicesOfDifferentLengthsAreRefused) {
+  const TemporaryDirectory folder;
+  const Task task =
+      parse_task("context = \"{{c}}\"\nchoices = \"{{d}}\"\ngold = \"0\"\nmetrics = \"acc\"\n", "t", "t.toml");
+  const auto read = [&](const char* row) { read_items(task, folder.write("d.jsonl", row), 0); };
+  EXPECT_USER_ERROR(read(R"({"c": ["a", "b", "c"], "d": ["x", "y"]})"),
+                    "d.jsonl:1: this row has 3 contexts and 2 choices");
+  EXPECT_USER_ERROR(read(R"({"c": [], "d": ["x", "y"]})"), "d.jsonl:1: this row has 0 contexts and 2 choices");
+  EXPECT_NO_THROW(read(R"({"c": ["a", "b", "c"], "d": ["x"]})"));
+}
+
 TEST(Items, MistakesInTheDataNameFileAndLine) {
   const TemporaryDirectory folder;
   const auto read = [&](const std::string& task, const std::string& rows) {

@@ -49,6 +49,12 @@ TEST(TextRules, HellaSwagsCleanUp) {
   EXPECT_EQ(apply_text_rule(TextRule::HellaSwag, "a[b[c]d]"), "ad]");
 }
 
+TEST(TextRules, TagsThatDoNotCloseTakeLinearTime) {
+  const std::string open(1 << 22, '[');  // 2^43 steps would be hours
+  EXPECT_EQ(apply_text_rule(TextRule::HellaSwag, open), open);
+  EXPECT_EQ(apply_text_rule(TextRule::HellaSwag, open + "\n[x]y"), open + "\ny");
+}
+
 TEST(TextRules, WikiTextsDetokeniser) {
   EXPECT_EQ(
       apply_text_rule(TextRule::WikiText,

@@ -4,13 +4,11 @@
 #include <simdjson.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <span>
 #include <string_view>
 #include <utility>
 
-#include "nibble/data/byte_source.h"
+#include "nibble/data/line_reader.h"
 #include "nibble/io/file.h"
 #include "nibble/tensor/error.h"
 
@@ -20,71 +18,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kBlockBytes = 256 << 10;
-
 bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
 
 bool has_jsonl_name(fs::path path) {
   if (path.extension() == ".gz" || path.extension() == ".zst") path = path.stem();
   return path.extension() == ".jsonl" || path.extension() == ".ndjson";
 }
-
-/// Lines of one file.
-class LineReader {
- public:
-  LineReader(const std::string& input, std::uint64_t max_line_bytes)
-      : name_(input == "-" ? "<stdin>" : input),
-        source_(open_byte_source(input)),
-        max_line_bytes_(max_line_bytes),
-        block_(kBlockBytes) {}
-
-  /// The next line without its end; false at the end of the file.
-  bool next(std::string& line) {
-    line.clear();
-    bool any = false;
-    for (;;) {
-      if (begin_ == end_) {
-        begin_ = 0;
-        end_ = source_->read(std::as_writable_bytes(std::span(block_)));
-        if (end_ == 0) break;
-      }
-      any = true;
-      const char* from = block_.data() + begin_;
-      const auto* newline = static_cast<const char*>(std::memchr(from, '\n', end_ - begin_));
-      const std::size_t n = newline == nullptr ? end_ - begin_ : static_cast<std::size_t>(newline - from);
-      check_length(line.size() + n);
-      line.append(from, n);
-      begin_ += n;
-      if (newline != nullptr) {
-        ++begin_;
-        break;
-      }
-    }
-    if (!any) return false;
-    ++line_number_;
-    if (line.ends_with('\r')) line.pop_back();
-    if (line_number_ == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-    return true;
-  }
-
-  /// UserError when a document that has reached `bytes` is above the limit.
-  void check_length(std::uint64_t bytes) const {
-    if (bytes <= max_line_bytes_) return;
-    user_error("{}: this document is longer than {} MiB; say how documents are split (separator, line)", where(),
-               max_line_bytes_ >> 20);
-  }
-  std::string where() const { return fmt::format("{}:{}", name_, std::max<std::uint64_t>(line_number_, 1)); }
-  std::uint64_t file_bytes_read() const { return source_->file_bytes_read(); }
-
- private:
-  std::string name_;
-  std::unique_ptr<ByteSource> source_;
-  std::uint64_t max_line_bytes_;
-  std::vector<char> block_;
-  std::size_t begin_ = 0;
-  std::size_t end_ = 0;
-  std::uint64_t line_number_ = 0;
-};
 
 }  // namespace
 
@@ -139,7 +78,8 @@ struct TextReader::State {
     const std::string& file = files[next_file++];
     jsonl = options.format == InputFormat::Jsonl ||
             (options.format == InputFormat::ByName && file != "-" && has_jsonl_name(file));
-    lines = std::make_unique<LineReader>(file, options.max_document_bytes);
+    lines =
+        std::make_unique<LineReader>(file, options.max_document_bytes, "say how documents are split (separator, line)");
     return true;
   }
   void close() {

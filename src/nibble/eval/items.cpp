@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "nibble/data/byte_source.h"
+#include "nibble/data/line_reader.h"
 #include "nibble/data/text_reader.h"
 #include "nibble/eval/render.h"
 #include "nibble/io/format.h"
@@ -16,18 +16,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string read_whole(const fs::path& file) {
-  const std::unique_ptr<ByteSource> source = open_byte_source(file);
-  std::string text;
-  constexpr std::size_t kBlock = 1 << 20;
-  for (std::size_t n = kBlock; n == kBlock;) {
-    const std::size_t before = text.size();
-    text.resize(before + kBlock);
-    n = source->read(std::as_writable_bytes(std::span(text).subspan(before)));
-    text.resize(before + n);
-  }
-  return text;
-}
+constexpr std::uint64_t kMostRowBytes = std::uint64_t{64} << 20;  // far above the longest article
 
 void replace_values(const Task& task, nlohmann::json& row, const std::string& where) {
   for (const auto& [field, values] : task.replace) {
@@ -72,6 +61,10 @@ void render_choices(const Task& task, const nlohmann::json& row, const std::stri
   item.choices = render_each(task.choices, task.clean, row, where);
   const std::size_t count = std::max(contexts.size(), item.choices.size());
   if (count < 2) user_error("{}: this row has {} choices, must have two or more", where, count);
+  if (contexts.size() != 1 && item.choices.size() != 1) {
+    user_error("{}: this row has {} contexts and {} choices: one of the two must be single", where, contexts.size(),
+               item.choices.size());
+  }
   for (std::size_t i = 0; i < count; ++i) {
     const std::string& context = contexts.size() == 1 ? contexts[0] : contexts[i];
     item.pairs.push_back({context, task.delimiter + (item.choices.size() == 1 ? item.choices[0] : item.choices[i])});
@@ -113,20 +106,14 @@ fs::path find_task_data(const fs::path& folder, const Task& task) {
 }
 
 Items read_items(const Task& task, const fs::path& file, std::int64_t limit) {
-  const std::string text = read_whole(file);
+  LineReader lines(file.string(), kMostRowBytes, "rows are one JSON object a line");
   Items all;
-  std::int64_t line_number = 0;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::size_t end = std::min(rest.find('\n'), rest.size());
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+  for (std::string line; lines.next(line);) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (limit == 0 || all.rows < limit) {
-      const std::string where = fmt::format("{}:{}", file.string(), line_number);
-      nlohmann::json row = parse_json(line, where);
-      if (!row.is_object()) user_error("{}: this line is not a JSON object", where);
-      all.items.push_back(render_item(task, std::move(row), where));
+      nlohmann::json row = parse_json(line, lines.where());
+      if (!row.is_object()) user_error("{}: this line is not a JSON object", lines.where());
+      all.items.push_back(render_item(task, std::move(row), lines.where()));
       all.items.back().row = all.rows;
     }
     ++all.rows;

@@ -3,6 +3,7 @@
 #include <locale.h>
 #include <wctype.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -103,10 +104,11 @@ std::string without_tags(std::string_view text) {
   std::string out;
   std::size_t begin = 0;
   for (std::size_t open; (open = text.find('[', begin)) != std::string_view::npos;) {
-    const std::size_t end = text.find_first_of("]\n", open);
-    const bool tag = end != std::string_view::npos && text[end] == ']';
-    out.append(text, begin, (tag ? open : open + 1) - begin);
-    begin = tag ? end + 1 : open + 1;
+    const std::size_t end = std::min(text.find_first_of("]\n", open), text.size());
+    const bool tag = end < text.size() && text[end] == ']';
+    // Where the line ends without "]", no other "[" of it opens a tag either.
+    out.append(text, begin, (tag ? open : end) - begin);
+    begin = tag ? end + 1 : end;
   }
   return out.append(text, begin);
 }
