@@ -297,6 +297,8 @@ TEST(GgufRules, ShapesAreSizesWhoseProductFits) {
   expect_refused(header(1, 0).tensor("x", {std::uint64_t{1} << 40, std::uint64_t{1} << 40}, 0, 0),
                  "the size of tensor 'x' overflows");
   expect_refused(header(1, 0).tensor("x", {std::uint64_t{1} << 62}, 0, 0), "the size of tensor 'x' overflows");
+  expect_refused(header(1, 0).tensor("x", {std::uint64_t{1} << 40, std::uint64_t{1} << 40, 0}, 0, 0),
+                 "the size of tensor 'x' overflows");
   expect_refused(header(1, 0).text("x").number(std::uint32_t{2}).number(std::uint64_t{4}),
                  "1 tensors do not fit the file");
   expect_refused(header(1, 0).text("name").number(std::uint32_t{3}).number(std::uint64_t{4}),

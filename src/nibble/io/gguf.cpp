@@ -51,15 +51,19 @@ constexpr std::uint64_t align_up(std::uint64_t n, std::uint64_t alignment) {
   return (n + alignment - 1) / alignment * alignment;
 }
 
-/// Bytes of a tensor's data, or nothing when the product does not fit 64 bits; rows are whole blocks.
+/// Bytes of a tensor's data, or nothing when they or its elements do not fit 64 bits; rows are whole blocks. The
+/// elements must fit whatever the order in which the sizes are multiplied, so a size of 0 does not make up for the
+/// others.
 std::optional<std::uint64_t> data_bytes(std::span<const std::int64_t> shape, const GgmlTypeInfo& type) {
-  std::uint64_t blocks = 1;
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    const std::int64_t size = i + 1 == shape.size() ? shape[i] / type.block_size : shape[i];
-    if (__builtin_mul_overflow(blocks, static_cast<std::uint64_t>(size), &blocks)) return std::nullopt;
+  std::int64_t elements = 1;
+  for (const std::int64_t size : shape) {
+    if (__builtin_mul_overflow(elements, std::max<std::int64_t>(size, 1), &elements)) return std::nullopt;
   }
-  if (__builtin_mul_overflow(blocks, static_cast<std::uint64_t>(type.block_bytes), &blocks)) return std::nullopt;
-  return blocks;
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
+  const auto blocks = static_cast<std::uint64_t>(elements / type.block_size);
+  std::uint64_t bytes = 0;
+  if (__builtin_mul_overflow(blocks, static_cast<std::uint64_t>(type.block_bytes), &bytes)) return std::nullopt;
+  return bytes;
 }
 
 bool whole_blocks(std::span<const std::int64_t> shape, const GgmlTypeInfo& type) {
