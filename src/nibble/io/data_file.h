@@ -1,4 +1,5 @@
-// Data files by name: recipes/, models/, configs/, devices/, laws/, tasks/, chat_templates/, at the root of the source or installed.
+// Data files by name: recipes/, models/, configs/, devices/, laws/, tasks/, chat_templates/, at the root of the source
+// or installed.
 #pragma once
 
 #include <filesystem>
