@@ -11,7 +11,7 @@
 
 #include "nibble/ops/cuda/same_bits.h"
 #include "nibble/tensor/cuda/graph.h"
-#include "nibble/tensor/cuda/library.h"
+#include "nibble/tensor/library.h"
 #include "nibble/tensor/cuda/runtime.h"
 
 // cuBLASLt sees column-major matrices, so it is asked for C^T = B A^T: its A is our B, its m our n.

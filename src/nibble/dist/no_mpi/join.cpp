@@ -1,0 +1,14 @@
+// What a build without MPI answers.
+#include "nibble/dist/backends.h"
+
+namespace nibble::mpi {
+
+std::unique_ptr<Communicator> join(double) {
+  user_error(
+      "this process is one of several ranks, but this build has no MPI to join them: build with Open MPI "
+      "(libopenmpi-dev, -DNIBBLE_MPI=on), or start one process");
+}
+
+RollCall& roll_call(Communicator&) { throw InternalError("no rank was joined by MPI"); }
+
+}  // namespace nibble::mpi
