@@ -1,6 +1,6 @@
 # nibble_room(NAME [HEADER_ONLY] [NEEDS room...] [LIBRARIES lib...] [PRIVATE lib...])
 # One static library per folder of src/nibble. Rooms see each other only through NEEDS. Sources under cuda/ are built with
-# a CUDA toolkit, those under no_cuda/ without one: they define the same functions.
+# a CUDA toolkit, those under no_cuda/ without one: they define the same functions. So do mpi/ and no_mpi/.
 function(nibble_room name)
   cmake_parse_arguments(ROOM "HEADER_ONLY" "" "NEEDS;LIBRARIES;PRIVATE" ${ARGN})
   list(TRANSFORM ROOM_NEEDS PREPEND nibble_)
@@ -11,6 +11,11 @@ function(nibble_room name)
     list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
+  if(NIBBLE_WITH_MPI)
+    list(FILTER sources EXCLUDE REGEX "/no_mpi/")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/mpi/")
   endif()
   if(ROOM_HEADER_ONLY OR NOT sources)
     add_library(nibble_${name} INTERFACE)

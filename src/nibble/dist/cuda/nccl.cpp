@@ -28,8 +28,11 @@ class NcclCommunicator final : public Communicator {
         opened_(std::move(nccl)),
         nccl_(*opened_),
         watch_(nccl_, ranks, device, timeout, start_up_ ? &mpi::roll_call(*start_up_) : nullptr) {
-    if (start_up_ == nullptr) return connect();
-    on_every_rank(*start_up_, [this](Communicator&) { connect(); });
+    if (start_up_ == nullptr) {
+      connect();
+    } else {
+      on_every_rank(*start_up_, [this](Communicator&) { connect(); });
+    }
   }
 
   ~NcclCommunicator() override {
