@@ -37,6 +37,16 @@ Outcome run(int ranks, const std::string& how, int faulty, int timeout = 2) {
   return outcome;
 }
 
+/// Ranks that came to their end; mpirun may add words of its own.
+int times_finished(const Outcome& outcome) {
+  int count = 0;
+  for (auto at = outcome.output.find("finished"); at != std::string::npos;
+       at = outcome.output.find("finished", at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
 /// The job has ended by itself, early, unfinished, and says `sentence`.
 void expect_ended(const Outcome& outcome, const std::string& sentence) {
   EXPECT_NE(outcome.code, 0);
@@ -49,14 +59,14 @@ void expect_ended(const Outcome& outcome, const std::string& sentence) {
 TEST(Faults, ASoundJobFinishes) {
   const Outcome outcome = run(2, "nothing", 0);
   EXPECT_EQ(outcome.code, 0) << outcome.output;
-  EXPECT_EQ(outcome.output, "finished\nfinished\n");
+  EXPECT_EQ(times_finished(outcome), 2);
 }
 
 TEST(Faults, ASlowRankIsWaitedFor) {
   // For 2 s: the others ask after 1.5, and the rank answers when it is back.
   const Outcome outcome = run(3, "slow", 1, 3);
   EXPECT_EQ(outcome.code, 0) << outcome.output;
-  EXPECT_EQ(outcome.output, "finished\nfinished\nfinished\n");
+  EXPECT_EQ(times_finished(outcome), 3);
 }
 
 TEST(Faults, AnErrorOfOneRankEndsTheJobWithItsSentence) {

@@ -121,6 +121,13 @@ TEST_F(World, OfOneTorchrunRankIsOneProcess) {
   EXPECT_EQ(world(Device::Cpu)->size(), 1);
 }
 
+// Built without MPI because it cannot join, with MPI because that knows one process.
+TEST_F(World, RefusesRanksThatCannotBeJoined) {
+  set("PMI_RANK", "0");
+  set("PMI_SIZE", "3");
+  EXPECT_THROW(world(Device::Cpu), UserError);
+}
+
 TEST_F(World, RefusesTorchrunOnCpus) {
   set("RANK", "0");
   set("WORLD_SIZE", "2");

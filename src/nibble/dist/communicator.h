@@ -38,6 +38,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "nibble/tensor/tensor.h"
 
@@ -56,12 +57,10 @@ class Pending {
 
   Pending() = default;  ///< nothing to wait for
   explicit Pending(std::unique_ptr<Work> work) : work_(std::move(work)) {}
-  Pending(Pending&&) = default;
-  Pending& operator=(Pending&& other) {
-    if (this != &other) {
-      wait();
-      work_ = std::move(other.work_);
-    }
+  Pending(Pending&&) noexcept = default;
+  /// What was waited for here is waited for by `other`, at the latest when that goes out of scope.
+  Pending& operator=(Pending&& other) noexcept {
+    std::swap(work_, other.work_);
     return *this;
   }
   ~Pending() { wait(); }

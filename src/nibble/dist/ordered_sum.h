@@ -23,10 +23,10 @@
 // no order).
 //
 // Rank r takes the positions floor(r M / R) to floor((r+1) M / R) - 1. It adds up the largest nodes that lie within
-// them. Where R is a power of two and R divides M into powers of two, or M / R is a power of two, that is one node, and
-// the exchange is one all_to_all of n elements. Otherwise there are up to 2 log2(M / R) nodes, each of which travels:
-// three ranks cost n (R-1)/R for M = 12 (four positions each), and three times as much for M = 16 (5, 5 and 6). The
-// owner of a piece completes the tree for it.
+// them. Where M / R is a power of two that is one node, and the exchange is one all_to_all of n elements. Otherwise
+// there are up to 2 log2(M / R) nodes, each of which travels: three ranks cost n (R-1)/R for M = 12 (four positions
+// each), and three times as much for M = 16 (5, 5 and 6). What arrives takes the memory of as many gradients. The owner
+// of a piece completes the tree for it.
 //
 // What this does not fix is what a leaf is: a micro-batch is one pass, with one wgrad product over its tokens, and
 // per-tensor statistics of its activations. The same M and the same micro-batch give the same bits; a run with another
