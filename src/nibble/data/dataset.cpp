@@ -28,9 +28,9 @@ json to_json(const SplitMeta& split, bool masked) {
   return value;
 }
 
-SplitMeta split_from_json(const json& value, bool masked) {
-  return {value.at("tokens"), value.at("documents"), value.at("bytes"), value.at("shards"),
-          value.at(masked ? "counted_tokens" : "tokens")};
+SplitMeta split_from_json(const json& value, bool masked, const std::string& where) {
+  return {integer_at(value, "tokens", where), integer_at(value, "documents", where), integer_at(value, "bytes", where),
+          value.at("shards"), integer_at(value, masked ? "counted_tokens" : "tokens", where)};
 }
 
 }  // namespace
@@ -61,10 +61,10 @@ DatasetMeta read_dataset_meta(const fs::path& directory) {
       user_error("'{}' has the format {} where '{}' or '{}' is expected; prepare the data again", path.string(),
                  value.at("format").dump(), kFormat, kMaskedFormat);
     }
-    meta.vocab_size = value.at("vocab_size");
+    meta.vocab_size = integer_at(value, "vocab_size", path.string());
     meta.tokenizer_hash = std::stoull(value.at("tokenizer_xxh3").get<std::string>(), nullptr, 16);
-    meta.train = split_from_json(value.at("train"), meta.masked);
-    meta.valid = split_from_json(value.at("valid"), meta.masked);
+    meta.train = split_from_json(value.at("train"), meta.masked, path.string());
+    meta.valid = split_from_json(value.at("valid"), meta.masked, path.string());
     meta.tokenizer = value.at("tokenizer");
     meta.chat_template = value.value("chat_template", "");
     return meta;

@@ -44,7 +44,7 @@ void ScoreLog::read(const std::string& text, const std::string& fingerprint) {
         }
         continue;
       }
-      std::vector<Score>& scores = done_[line.at("pass").get<std::size_t>()];
+      std::vector<Score>& scores = done_[static_cast<std::size_t>(integer_at(line, "pass", where))];
       scores.clear();
       for (const nlohmann::json& score : line.at("scores")) {
         scores.push_back({score.at(0).get<double>(), score.at(1).get<bool>()});

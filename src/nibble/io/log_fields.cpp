@@ -1,17 +1,22 @@
 #include "nibble/io/log_fields.h"
 
 #include "nibble/io/file.h"
+#include "nibble/io/json.h"
 
 namespace nibble {
 
 using Json = OrderedJson;
 
 Json read_json_object(const std::filesystem::path& path) {
+  const std::string text = read_file(path);
+  if (is_too_deep(text)) user_error("{}: the JSON has more than {} levels", path.string(), kMaxJsonDepth);
   Json json;
   try {
-    json = Json::parse(read_file(path));
+    json = Json::parse(text);
   } catch (const Json::parse_error& error) {
     user_error("{}: not valid JSON at byte {}; run the command that wrote it again", path.string(), error.byte);
+  } catch (const Json::out_of_range&) {
+    user_error("{}: holds a number that is too large; run the command that wrote it again", path.string());
   }
   if (!json.is_object()) user_error("{}: the top level is not an object", path.string());
   return json;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "nibble/io/json.h"
 #include "nibble/io/log_fields.h"
 
 namespace nibble {
@@ -104,7 +105,7 @@ void read_metrics(const fs::path& path, RunLog& run) {
   for (std::int64_t number = 1; std::getline(file, line); ++number) {
     const bool ended_by_newline = !file.eof();
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const Json parsed = Json::parse(line, nullptr, false);
+    const Json parsed = is_too_deep(line) ? Json(Json::value_t::discarded) : Json::parse(line, nullptr, false);
     if (parsed.is_discarded()) {
       if (!ended_by_newline) return;
       user_error("{}:{}: not a JSON object; delete the line or run the recipe again", path.string(), number);

@@ -43,13 +43,15 @@ nlohmann::json stage_json(const StageState& stage) {
           {"rewarm_steps", stage.rewarm_steps}};
 }
 
-StageState parse_stage(const nlohmann::json& json) {
+StageState parse_stage(const nlohmann::json& json, const std::string& where) {
   StageState stage;
-  json.at("stage").get_to(stage.stage);
-  json.at("began").get_to(stage.began);
-  json.at("measured_below").get_to(stage.measured_below);
-  json.at("rewarm_began").get_to(stage.rewarm_began);
-  json.at("rewarm_steps").get_to(stage.rewarm_steps);
+  stage.stage = static_cast<std::size_t>(integer_at(json, "stage", where));
+  stage.began = integer_at(json, "began", where);
+  for (const auto& entry : json.at("measured_below").get<std::vector<nlohmann::json>>()) {
+    stage.measured_below.push_back(integer_at({{"measured_below", entry}}, "measured_below", where));
+  }
+  stage.rewarm_began = integer_at(json, "rewarm_began", where);
+  stage.rewarm_steps = integer_at(json, "rewarm_steps", where);
   return stage;
 }
 
@@ -152,20 +154,20 @@ TrainState load_state(const fs::path& checkpoint) {
   const nlohmann::json json = read_json(file);
   TrainState state;
   try {
-    const int format = json.at("format").get<int>();
+    const std::int64_t format = integer_at(json, "format", file.string());
     if (format < 1 || format > kFormatVersion) {
       user_error("'{}' has format {}, this build reads 1 to {}: use the nibble that wrote it", file.string(), format,
                  kFormatVersion);
     }
-    state.step = json.at("step").get<std::int64_t>();
-    state.tokens = json.at("tokens").get<std::int64_t>();
-    state.position.epoch = json.at("position").at("epoch").get<std::int64_t>();
-    state.position.index = json.at("position").at("index").get<std::int64_t>();
+    state.step = integer_at(json, "step", file.string());
+    state.tokens = integer_at(json, "tokens", file.string());
+    state.position.epoch = integer_at(json.at("position"), "epoch", file.string());
+    state.position.index = integer_at(json.at("position"), "index", file.string());
     state.config = json.at("config").get<std::string>();
     state.recipe = json.at("recipe").get<std::string>();
     state.data_fingerprint = json.at("data_fingerprint").get<std::string>();
     if (format > 1) {
-      state.stage = parse_stage(json.at("stage"));
+      state.stage = parse_stage(json.at("stage"), file.string());
       state.alarms = parse_alarms(json.at("alarms"));
     }
     const nlohmann::json& checksums = json.at("checksums");
