@@ -99,6 +99,52 @@ TEST(ConfigTable, FractionsAreNumbersOrTwoNumbersInText) {
   EXPECT_EQ(refusal([&] { t.fraction("f", 0, 0, 10); }), "a.toml:6: key 'f': is 96/1, must be 0 to 10");
 }
 
+TEST(ConfigTable, ALongKeyIsRefusedBeforeItTakesTheWholeStack) {
+  std::string key;
+  for (int i = 0; i < 1'000'000; ++i) key += "a.";
+  EXPECT_EQ(refusal([&] { parse("x = 1\n" + key + "a = 1\n"); }), "a.toml:2: a key has more than 8 parts");
+  EXPECT_EQ(refusal([&] { parse("[" + key + "a]\n"); }), "a.toml:1: a key has more than 8 parts");
+  EXPECT_EQ(refusal([&] { parse("x = { \"a\" . 'b' ." + key + "a = 1 }\n"); }),
+            "a.toml:1: a key has more than 8 parts");
+  // Dots that are in no key.
+  const std::string dots = "# " + key + "\nx = \"\\\"" + key + "\"\ny = '" + key + "'\nz = \"\"\"" + key + "\n\"" +
+                           key + "\"\"\"\"\nu = '''" + key +
+                           "''''\na.b.c.d.e.f.g.h = [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5]";
+  EXPECT_EQ(refusal([&] { parse(dots); }), "accepted");
+}
+
+TEST(ConfigTable, TextThatTheParserHoldsForImpossibleIsRefused) {
+  for (const char* text : {"[ = ]", "[[ = 1", "[.a]", "a = { , }", "a = 1 \u00E9", "\u00E9 = 1"}) {
+    EXPECT_TRUE(refusal([&] { parse(text); }).starts_with("a.toml:")) << text;
+  }
+  EXPECT_EQ(parse("a = \"\"\"\\\n  \u00E9\"\"\"").text("a"), "\u00E9");
+}
+
+TEST(ConfigTable, KeysMayHoldDotsAndBrackets) {
+  const ConfigTable t = parse("[s]\n\"a.b\" = 1\n\"c[0]\" = 2\n").table("s");
+  EXPECT_EQ(t.keys(), (std::vector<std::string>{"a.b", "c[0]"}));
+  EXPECT_EQ(t.integer("a.b", 0, 9), 1);
+  EXPECT_EQ(t.integer("c[0]", 0, 9), 2);
+}
+
+TEST(ConfigTable, StringsOfSeveralLinesAreWrittenAsTheyAre) {
+  for (const char* text : {"\\nfirst", "a '''\\n b", "c\\n'", "plain", "d\\te"}) {
+    const ConfigTable t = parse("a = \"" + std::string(text) + "\"\n");
+    EXPECT_EQ(parse(t.to_toml()).text("a"), t.text("a")) << t.to_toml();
+  }
+}
+
+TEST(ConfigTable, AnOverrideMustBeText) {
+  ConfigTable t = parse("a = 1\n");
+  EXPECT_EQ(refusal([&] { t.set("b=\xFF"); }),
+            "--set b: the value is neither TOML nor a text without control characters");
+  EXPECT_NE(refusal([&] { t.set("a..b=1"); }).find("the key must be up to 8 words"), std::string::npos);
+  t.set("path=/data/a.b.c.d.e.f.g.h.i.j");
+  EXPECT_EQ(t.text("path"), "/data/a.b.c.d.e.f.g.h.i.j");
+  t.set("quote=say \"x\\y\"");
+  EXPECT_EQ(t.text("quote"), "say \"x\\y\"");
+}
+
 TEST(ConfigTable, AnErasedKeyIsGone) {
   ConfigTable t = parse("a = 1\n[s]\nb = 2\nc = 3\n");
   t.erase("a");
