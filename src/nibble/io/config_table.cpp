@@ -377,7 +377,7 @@ std::string ConfigTable::to_toml() const {
   text =
       written(kReadable & ~(toml::format_flags::allow_literal_strings | toml::format_flags::allow_multi_line_strings));
   try {
-    toml::parse(text);
+    static_cast<void>(toml::parse(text));
     return text;
   } catch (const toml::parse_error&) {
     // toml++ 3.3 leaves out the quotes that such a key needs.
