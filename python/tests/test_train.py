@@ -167,7 +167,7 @@ def test_read_run_gives_columns(settings, tmp_path):
     result = nibble.train(settings, "quartet2", out=tmp_path)
     run = nibble.read_run(tmp_path)
     assert run["result"] == result
-    assert run["config"]["train"]["steps"] == 10 and run["config"]["model"]["width"] == 64
+    assert run["config"]["train"]["steps"] == 10 and run["config"]["model"]["width"] == 128
     metrics = run["metrics"]
     assert metrics["step"].dtype == np.int64 and metrics["step"].tolist() == list(range(1, 11))
     assert metrics["tokens"].tolist() == [4 * 64 * n for n in range(1, 11)]
