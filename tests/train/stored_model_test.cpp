@@ -43,6 +43,20 @@ TEST(StoredModel, ARunIsItsNewestCheckpoint) {
   EXPECT_EQ(by_run.recipe()->name, "bf16");
 }
 
+TEST(StoredModel, AGgufFileIsTheModelThatItWasMadeOf) {
+  const fs::path file = fs::path(NIBBLE_SOURCE_DIR) / "tests/fixtures/gguf/llama3.1.gguf";
+  const StoredModel model = StoredModel::open(file);
+  const StoredModel folder = StoredModel::open(fixture("llama3.1"));
+  EXPECT_EQ(model.path(), file);
+  EXPECT_FALSE(model.is_checkpoint());
+  EXPECT_FALSE(model.recipe());
+  EXPECT_EQ(model.config().seq, folder.config().seq);
+  EXPECT_EQ(model.load(std::nullopt, Device::Cpu)->next_token_logits(kTokens),
+            folder.load(std::nullopt, Device::Cpu)->next_token_logits(kTokens));
+  EXPECT_EQ(model.identity(), StoredModel::open(file).identity());
+  EXPECT_NE(model.identity(), StoredModel::open(file.parent_path() / "qwen2.gguf").identity());
+}
+
 TEST(StoredModel, AFolderOfTheHuggingFaceToolsHasItsWholeContextAndNoRecipe) {
   StoredModel model = StoredModel::open(fixture("llama3.1"));
   EXPECT_EQ(model.path(), fixture("llama3.1"));

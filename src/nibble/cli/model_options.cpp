@@ -3,8 +3,8 @@
 namespace nibble {
 
 void ModelOptions::declare(Arguments& a) {
-  a.path("--model", model_, "run folder, one of its checkpoint folders, or folder of config.json and safetensors",
-         true);
+  a.path("--model", model_,
+         "run folder, one of its checkpoint folders, folder of config.json and safetensors, or GGUF file", true);
   a.path("--tokenizer", tokenizer_, "SentencePiece model or tokenizer.json; by default the model's own");
   a.integer("--seq", seq_,
             "tokens that the model reads at most; 0: as many as in its training, else its whole context");

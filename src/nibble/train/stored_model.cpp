@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "nibble/data/gguf_tokenizer.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/file.h"
+#include "nibble/model/gguf_model.h"
 
 namespace nibble {
 
@@ -20,8 +22,12 @@ bool holds_checkpoints(const fs::path& path) {
 StoredModel StoredModel::open(const fs::path& path) {
   if (holds_checkpoints(path)) return of_checkpoint(find_checkpoint(path));
   if (fs::exists(path / kHuggingFaceConfigFile)) return of_hugging_face(path);
-  user_error("'{}' holds no model: name the folder of a run, one of its checkpoints, or a folder of {} and safetensors",
-             path.string(), kHuggingFaceConfigFile);
+  if (is_gguf(path)) return of_gguf(path);
+  user_error(
+      "'{}' holds no model: name the folder of a run, one of its checkpoints, a folder of {} and safetensors, or a "
+      "GGUF "
+      "file",
+      path.string(), kHuggingFaceConfigFile);
 }
 
 StoredModel StoredModel::of_checkpoint(const fs::path& path) {
@@ -38,6 +44,14 @@ StoredModel StoredModel::of_hugging_face(const fs::path& path) {
   StoredModel model(path, read_hugging_face_config(path));
   model.config_.seq = model.config_.context;
   model.tokenizer_ = path;
+  return model;
+}
+
+StoredModel StoredModel::of_gguf(const fs::path& path) {
+  auto gguf = std::make_shared<const GgufModel>(path);
+  StoredModel model(path, gguf->config());
+  model.config_.seq = model.config_.context;
+  model.gguf_ = std::move(gguf);
   return model;
 }
 
@@ -61,11 +75,12 @@ bool StoredModel::was_trained_with(const Recipe& recipe) const {
 }
 
 Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
-  const fs::path& place = instead.empty() ? tokenizer_ : instead;
-  if (!fs::exists(place)) {
+  const bool inside = instead.empty() && gguf_ != nullptr;
+  const fs::path& place = inside ? path_ : instead.empty() ? tokenizer_ : instead;
+  if (inside ? !has_gguf_tokenizer(gguf_->file()) : !fs::exists(place)) {
     user_error("there is no tokenizer at '{}': give the model's with --tokenizer", place.string());
   }
-  Tokenizer tokenizer = Tokenizer::load(place);
+  Tokenizer tokenizer = inside ? gguf_tokenizer(gguf_->file()) : Tokenizer::load(place);
   // A model's table of embeddings may have rows to spare, which no token uses.
   if (tokenizer.vocab_size() > config_.vocab) {
     user_error("the tokenizer '{}' has {} pieces, the model a vocabulary of {}: give the model's own with --tokenizer",
@@ -74,7 +89,10 @@ Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
   return tokenizer;
 }
 
-void StoredModel::load_weights_into(Llama& model) const { load_weights(path_, model); }
+void StoredModel::load_weights_into(Llama& model) const {
+  if (gguf_) return load_weights(*gguf_, model);
+  load_weights(path_, model);
+}
 
 std::unique_ptr<Llama> StoredModel::load(const std::optional<Recipe>& recipe, Device device) const {
   auto model =
@@ -88,6 +106,7 @@ std::unique_ptr<Llama> StoredModel::load(const std::optional<Recipe>& recipe, De
 
 std::string StoredModel::identity() const {
   if (state_) return read_file(path_ / kStateFile);
+  if (gguf_) return hex64(xxh3_64(MappedFile(path_).bytes()));
   Xxh3Stream stream;
   const SafetensorsFolder weights(path_);
   for (const std::string& name : weights.names()) {

@@ -4,6 +4,7 @@
 //   RUN/checkpoints/step-.../     that checkpoint
 //   FOLDER/                       config.json, safetensors and a tokenizer's files, as the Hugging Face tools keep them
 //                                 (model/hugging_face.h)
+//   FILE.gguf                     a model of llama.cpp with its tokenizer (model/gguf_model.h)
 #pragma once
 
 #include <filesystem>
@@ -18,13 +19,15 @@
 
 namespace nibble {
 
+class GgufModel;
+
 class StoredModel {
  public:
   /// Reads what describes the model; of a checkpoint it also checks the files. UserError where there is no model, or
   /// none that nibble can run.
   static StoredModel open(const std::filesystem::path& path);
 
-  /// The checkpoint's folder, or the folder that was named.
+  /// The checkpoint's folder, or the folder or file that was named.
   const std::filesystem::path& path() const { return path_; }
   /// `seq` tokens are what it reads at most: as in its training; of a model that nibble did not train, its context.
   const LlamaConfig& config() const { return config_; }
@@ -40,8 +43,8 @@ class StoredModel {
   /// What a checkpoint was trained with.
   std::optional<Recipe> recipe() const;
 
-  /// The one of the training data or of the model's folder, or another: a file or folder as Tokenizer::load takes it.
-  /// UserError where there is none, and where it has more tokens than the model.
+  /// The one of the training data or of the model's folder or file, or another: a file or folder as Tokenizer::load
+  /// takes it. UserError where there is none, and where it has more tokens than the model.
   Tokenizer tokenizer(const std::filesystem::path& instead = {}) const;
 
   /// Whether texts of one's own begin with <s>: where the tokenizer of a model that nibble did not train says so.
@@ -63,13 +66,15 @@ class StoredModel {
   StoredModel(std::filesystem::path path, LlamaConfig config) : path_(std::move(path)), config_(std::move(config)) {}
   static StoredModel of_checkpoint(const std::filesystem::path& path);
   static StoredModel of_hugging_face(const std::filesystem::path& path);
+  static StoredModel of_gguf(const std::filesystem::path& path);
   bool was_trained_with(const Recipe& recipe) const;
 
   std::filesystem::path path_;
   LlamaConfig config_;
   std::filesystem::path tokenizer_;  // where the model's own should be
   std::uint64_t seed_ = TrainConfig{}.seed;
-  std::optional<TrainState> state_;  // of a checkpoint
+  std::optional<TrainState> state_;        // of a checkpoint
+  std::shared_ptr<const GgufModel> gguf_;  // of a GGUF file
 };
 
 }  // namespace nibble
