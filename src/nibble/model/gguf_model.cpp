@@ -8,6 +8,7 @@
 
 #include "nibble/io/ggml_blocks.h"
 #include "nibble/io/suggest.h"
+#include "nibble/model/gguf_layout.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -15,19 +16,6 @@ namespace nibble {
 namespace {
 
 constexpr std::int64_t kLongestDefault = 2048;  // training sequences, where the user names no length
-constexpr const char* kArchitectureKey = "general.architecture";
-constexpr const char* kEmbedding = "token_embd.weight";
-constexpr const char* kHead = "output.weight";
-constexpr const char* kRopeFactors = "rope_freqs.weight";
-
-struct Architecture {
-  const char* name;
-  bool qkv_bias;
-  bool qk_norm;
-  bool interleaved;  ///< RoPE pairs neighbours, so the converter has moved the rows of query and key
-};
-constexpr std::array<Architecture, 3> kArchitectures = {
-    {{"llama", false, false, true}, {"qwen2", true, false, false}, {"qwen3", false, true, false}}};
 
 /// Keys of an architecture, without its name, that nibble reads or that change nothing it computes.
 constexpr std::array<std::string_view, 19> kKnownKeys = {"block_count",
@@ -54,9 +42,9 @@ constexpr std::array<std::string_view, 19> kKnownKeys = {"block_count",
 struct NamePair {
   std::string_view gguf, hugging_face;
 };
-constexpr std::array<NamePair, 3> kNames = {{{kEmbedding, "model.embed_tokens.weight"},
+constexpr std::array<NamePair, 3> kNames = {{{kGgufEmbedding, "model.embed_tokens.weight"},
                                              {"output_norm.weight", "model.norm.weight"},
-                                             {kHead, "lm_head.weight"}}};
+                                             {kGgufHead, "lm_head.weight"}}};
 constexpr std::array<NamePair, 14> kBlockNames = {{{"attn_norm.weight", "input_layernorm.weight"},
                                                    {"attn_q.weight", "self_attn.q_proj.weight"},
                                                    {"attn_k.weight", "self_attn.k_proj.weight"},
@@ -94,10 +82,10 @@ std::string translated(const std::string& name, std::string_view NamePair::*from
 class Keys {
  public:
   explicit Keys(const GgufFile& file) : file_(file) {
-    const auto name = file.text(kArchitectureKey);
+    const auto name = file.text(kGgufArchitectureKey);
     if (!name) fail("general.architecture is missing");
     std::string supported;
-    for (const Architecture& known : kArchitectures) {
+    for (const GgufArchitecture& known : gguf_architectures()) {
       if (*name == known.name) architecture_ = &known;
       supported += fmt::format("{}{}", supported.empty() ? "" : ", ", known.name);
     }
@@ -116,7 +104,7 @@ class Keys {
   [[noreturn]] void fail(fmt::format_string<Args...> message, Args&&... args) const {
     user_error("'{}': {}", file_.path().string(), fmt::format(message, std::forward<Args>(args)...));
   }
-  const Architecture& architecture() const { return *architecture_; }
+  const GgufArchitecture& architecture() const { return *architecture_; }
   bool has(const char* key) const { return file_.find(prefix_ + key) != nullptr; }
 
   std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) const {
@@ -145,19 +133,9 @@ class Keys {
 
  private:
   const GgufFile& file_;
-  const Architecture* architecture_ = nullptr;
+  const GgufArchitecture* architecture_ = nullptr;
   std::string prefix_;
 };
-
-/// Divisors of the frequencies of Llama 3's scaling, as the converter of llama.cpp rounds them.
-std::vector<float> llama3_divisors(double theta, std::int64_t head_dim, const RopeScaling& scaling) {
-  std::vector<float> divisors;
-  for (std::int64_t j = 0; j < head_dim / 2; ++j) {
-    const double f = std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
-    divisors.push_back(static_cast<float>(f / scaled_frequency(f, scaling)));
-  }
-  return divisors;
-}
 
 bool nearly_equal(const std::vector<float>& a, const std::vector<float>& b) {
   return std::ranges::equal(a, b, [](float x, float y) { return std::abs(x - y) <= 1e-5f * std::abs(y); });
@@ -167,7 +145,7 @@ bool nearly_equal(const std::vector<float>& a, const std::vector<float>& b) {
 /// is Llama's.
 RopeScaling read_rope_factors(const Keys& keys, const GgufFile& file, const LlamaConfig& m) {
   const OwnedTensor stored(DType::F32, {m.head_dim() / 2});
-  read_gguf_floats(file, kRopeFactors, stored);
+  read_gguf_floats(file, kGgufRopeFactors, stored);
   const auto* first = stored.view().data<float>();
   const std::vector<float> divisors(first, first + stored.view().numel());
   if (std::all_of(divisors.begin(), divisors.end(), [](float x) { return x == 1; })) return {};
@@ -180,9 +158,9 @@ RopeScaling read_rope_factors(const Keys& keys, const GgufFile& file, const Llam
   }
   for (const std::int64_t length : lengths) {
     scaling.original_seq = length;
-    if (nearly_equal(llama3_divisors(m.rope_theta, m.head_dim(), scaling), divisors)) return scaling;
+    if (nearly_equal(gguf_rope_factors(m.rope_theta, m.head_dim(), scaling), divisors)) return scaling;
   }
-  keys.fail("{} is not a scaling of RoPE that is supported; nibble knows linear and Llama 3's", kRopeFactors);
+  keys.fail("{} is not a scaling of RoPE that is supported; nibble knows linear and Llama 3's", kGgufRopeFactors);
 }
 
 void read_rope(const Keys& keys, const GgufFile& file, LlamaConfig& m) {
@@ -201,9 +179,9 @@ void read_rope(const Keys& keys, const GgufFile& file, LlamaConfig& m) {
     const double factor = keys.number_or("rope.scaling.factor", old_factor, 1, 1e6);
     if (factor != 1) m.rope_scaling = {.kind = RopeScaling::Kind::Linear, .factor = factor};
   }
-  if (!file.contains(kRopeFactors)) return;
+  if (!file.contains(kGgufRopeFactors)) return;
   if (m.rope_scaling.kind != RopeScaling::Kind::None)
-    keys.fail("RoPE is scaled twice, linearly and by {}", kRopeFactors);
+    keys.fail("RoPE is scaled twice, linearly and by {}", kGgufRopeFactors);
   m.rope_scaling = read_rope_factors(keys, file, m);
 }
 
@@ -218,7 +196,7 @@ std::string plain_name(std::string name) {
 }
 
 LlamaConfig read_config(const Keys& keys, const GgufFile& file) {
-  const Architecture& architecture = keys.architecture();
+  const GgufArchitecture& architecture = keys.architecture();
   LlamaConfig m;
   m.name = plain_name(file.path().stem().string());
   m.layers = keys.integer("block_count", 1, 1024);
@@ -238,10 +216,10 @@ LlamaConfig read_config(const Keys& keys, const GgufFile& file) {
   m.norm_eps = keys.number_or("attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
   m.qkv_bias = architecture.qkv_bias;
   m.qk_norm = architecture.qk_norm;
-  const std::vector<std::int64_t>& table = file.tensor(kEmbedding).shape;
-  if (table.size() != 2 || table[0] < 1 || table[0] > 1 << 20) keys.fail("{} is not a table of tokens", kEmbedding);
+  const std::vector<std::int64_t>& table = file.tensor(kGgufEmbedding).shape;
+  if (table.size() != 2 || table[0] < 1 || table[0] > 1 << 20) keys.fail("{} is not a table of tokens", kGgufEmbedding);
   m.vocab = table[0];
-  m.tied_head = !file.contains(kHead);
+  m.tied_head = !file.contains(kGgufHead);
   read_rope(keys, file, m);
   m.context = keys.integer("context_length", 1, 1 << 24);
   if (const std::int64_t window = keys.integer_or("attention.sliding_window", 0, 0, 1 << 24); window > 0) {
@@ -251,7 +229,29 @@ LlamaConfig read_config(const Keys& keys, const GgufFile& file) {
   return m;
 }
 
+/// Whether the tensor is the factor of another one.
+bool is_scale(const GgufFile& file, const std::string& name) {
+  constexpr std::string_view kScale = ".scale";
+  return name.ends_with(kScale) && file.contains(name.substr(0, name.size() - kScale.size()) + ".weight");
+}
+
+/// Multiplies by the factor that the file has for a tensor, if it has one.
+void apply_scale(const GgufFile& file, const std::string& stored, const Tensor& values) {
+  const std::string name = gguf_scale_name(stored);
+  if (name.empty() || !file.contains(name)) return;
+  const OwnedTensor scale(DType::F32, {1});
+  read_gguf_floats(file, name, scale);
+  const float factor = scale.view().data<float>()[0];
+  float* v = values.data<float>();
+  for (std::int64_t i = 0; i < values.numel(); ++i) v[i] *= factor;
+}
+
 }  // namespace
+
+std::string gguf_scale_name(const std::string& weight) {
+  constexpr std::string_view kWeight = ".weight";
+  return weight.ends_with(kWeight) ? weight.substr(0, weight.size() - kWeight.size()) + ".scale" : "";
+}
 
 std::string gguf_tensor_name(const std::string& hugging_face_name) {
   return translated(hugging_face_name, &NamePair::hugging_face, &NamePair::gguf, kLayer, kBlock);
@@ -262,7 +262,7 @@ GgufModel::GgufModel(const std::filesystem::path& path) : file_(path) {
   interleaved_ = keys.architecture().interleaved;
   config_ = read_config(keys, file_);
   for (const auto& [name, tensor] : file_.tensors()) {
-    if (name == kRopeFactors) continue;
+    if (name == kGgufRopeFactors || is_scale(file_, name)) continue;
     const std::string known = translated(name, &NamePair::gguf, &NamePair::hugging_face, kBlock, kLayer);
     if (!stored_.emplace(known.empty() ? name : known, name).second) {
       keys.fail("two tensors are {} to nibble", known.empty() ? name : known);
@@ -301,10 +301,12 @@ void GgufModel::read_floats(const std::string& name, const Tensor& to) const {
   const std::int64_t heads = interleaved_heads(name);
   if (heads == 0) {
     read_gguf_floats(file_, stored_name(name), to);
+    apply_scale(file_, stored_name(name), to);
     return;
   }
   const OwnedTensor stored(DType::F32, to.shape());
   read_gguf_floats(file_, stored_name(name), stored);
+  apply_scale(file_, stored_name(name), stored);
   if (to.rows() % (2 * heads) != 0) {
     user_error("tensor '{}' of '{}' has {} rows, which are not {} heads", stored_name(name), path().string(), to.rows(),
                heads);
@@ -314,7 +316,7 @@ void GgufModel::read_floats(const std::string& name, const Tensor& to) const {
   for (std::int64_t row = 0; row < to.rows(); ++row) {
     const std::int64_t head = row / (2 * half);
     const std::int64_t in_head = row % (2 * half);
-    const std::int64_t target = head * 2 * half + in_head % 2 * half + in_head / 2;
+    const std::int64_t target = head * 2 * half + deinterleaved_row(in_head, 2 * half);
     std::memcpy(to.data<float>() + target * columns, stored.view().data<float>() + row * columns,
                 static_cast<std::size_t>(columns) * sizeof(float));
   }

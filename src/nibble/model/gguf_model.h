@@ -69,5 +69,8 @@ class GgufModel final : public TensorSource {
 /// The file's name of a tensor for its Hugging Face name, such as "blk.3.attn_q.weight" for
 /// "model.layers.3.self_attn.q_proj.weight"; empty where llama.cpp has none.
 std::string gguf_tensor_name(const std::string& hugging_face_name);
+/// The file's name of the factor of a tensor, F32 [1], which files may have where its type is NVFP4:
+/// "blk.3.attn_q.scale" for "blk.3.attn_q.weight"; empty for other names. read_floats multiplies by it.
+std::string gguf_scale_name(const std::string& weight);
 
 }  // namespace nibble

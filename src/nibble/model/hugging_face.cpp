@@ -104,16 +104,26 @@ std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) 
   return files;
 }
 
-void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, const HuggingFaceExport& options,
-                         const fs::path& folder) {
-  check_weights(model, weights);
+void write_hugging_face_folder(
+    const LlamaConfig& model, const HuggingFaceExport& options, const std::string& where,
+    const nlohmann::ordered_json& more, const std::vector<TensorToWrite>& tensors,
+    const std::function<std::vector<SafetensorsEntry>(std::size_t begin, std::size_t end)>& load,
+    const fs::path& folder) {
   nlohmann::ordered_json config = hugging_face_config(model, options.dtype);
   nlohmann::ordered_json generation = {{"_from_model_config", true}};
   AtomicDirectory directory(folder);
-  const std::string where = (options.tokenizer.empty() ? weights.path() : options.tokenizer).string();
-  add_tokenizer(options.tokenizer.empty() ? options.tokenizer_files : read_tokenizer_files(options.tokenizer), where,
-                directory.path(), config, generation);
+  add_tokenizer(options.tokenizer.empty() ? options.tokenizer_files : read_tokenizer_files(options.tokenizer),
+                options.tokenizer.empty() ? where : options.tokenizer.string(), directory.path(), config, generation);
+  config.update(more);
+  write_safetensors_folder(directory.path(), tensors, options.most_bytes, load, {{"format", "pt"}});
+  write_file_atomic(directory.path() / kHuggingFaceConfigFile, config.dump(2) + "\n");
+  write_file_atomic(directory.path() / kGenerationConfigFile, generation.dump(2) + "\n");
+  directory.commit();
+}
 
+void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, const HuggingFaceExport& options,
+                         const fs::path& folder) {
+  check_weights(model, weights);
   std::vector<TensorToWrite> tensors;
   for (const ParameterShape& parameter : parameter_shapes(model)) {
     for (const ParameterPart& part : parameter.parts) {
@@ -145,10 +155,8 @@ void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, 
     }
     return entries;
   };
-  write_safetensors_folder(directory.path(), tensors, options.most_bytes, load, {{"format", "pt"}});
-  write_file_atomic(directory.path() / kHuggingFaceConfigFile, config.dump(2) + "\n");
-  write_file_atomic(directory.path() / kGenerationConfigFile, generation.dump(2) + "\n");
-  directory.commit();
+  write_hugging_face_folder(model, options, weights.path().string(), nlohmann::ordered_json::object(), tensors, load,
+                            folder);
 }
 
 }  // namespace nibble
