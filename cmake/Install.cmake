@@ -15,7 +15,7 @@ set(NIBBLE_PUBLIC_HEADERS
     ops/rmsnorm.h ops/rope.h ops/self_test.h ops/spmm.h ops/swiglu.h
     optim/adamw.h
     io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/run_log.h io/safetensors.h
-   XX
+    io/safetensors_folder.h io/tensor_source.h
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
     recipe/random_streams.h recipe/recipe.h
@@ -24,8 +24,7 @@ set(NIBBLE_PUBLIC_HEADERS
     train/alarms.h train/checkpoint.h train/compare.h train/config.h train/import.h train/memory.h train/optimizer.h
     train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
     eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h
-    eval/template.h
-    eval/text_rules.h
+    eval/template.h eval/text_rules.h
     report/html.h report/runs.h report/summary.h report/table.h
     cost/device.h cost/estimate.h cost/memory.h cost/operand.h cost/step.h cost/theory.h cost/traffic.h cost/twelve.h
     scaling/fit.h scaling/law.h scaling/law_file.h scaling/points.h
