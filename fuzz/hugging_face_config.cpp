@@ -5,6 +5,7 @@
 
 #include "fuzz/harness/input_files.h"
 #include "fuzz/harness/target.h"
+#include "nibble/model/hugging_face_json.h"
 
 namespace nibble::fuzz {
 

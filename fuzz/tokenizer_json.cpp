@@ -9,7 +9,7 @@ void read_input(std::string_view bytes) {
   static const InputFolder folder;
   const auto [json, rest] = cut(bytes);
   const auto [text, config] = cut(rest);
-  folder.write("tokenizer.json", "{" + std::string(json));  // anything else would be a SentencePiece model
+  folder.write("tokenizer.json", std::string("{").append(json));  // anything else would be a SentencePiece model
   folder.write("tokenizer_config.json", config);
   const Tokenizer tokenizer = Tokenizer::load(folder.path());
   const std::vector<std::int32_t> ids = tokenizer.encode(text);

@@ -361,28 +361,28 @@ void ConfigTable::finish() const {
 
 std::string ConfigTable::to_toml() const {
   const toml::table& root = state_->root;
-  const auto written = [&](toml::format_flags flags) {
+  // As text, where NaN is equal to itself.
+  const auto content = [](const toml::table& table) {
     std::ostringstream out;
-    out << toml::toml_formatter(root, flags);
+    out << toml::json_formatter(table);
     return out.str();
   };
+  const std::string wanted = content(root);
   // What reads best; but toml++ writes strings of several lines between ''' even where they hold ''', or begin with an
   // end of line, which readers drop there.
   constexpr auto kReadable = toml::toml_formatter::default_flags;
-  std::string text = written(kReadable);
-  try {
-    if (toml::parse(text) == root) return text;
-  } catch (const toml::parse_error&) {
+  constexpr auto kPlain =
+      kReadable & ~(toml::format_flags::allow_literal_strings | toml::format_flags::allow_multi_line_strings);
+  for (const toml::format_flags flags : {kReadable, kPlain}) {
+    std::ostringstream out;
+    out << toml::toml_formatter(root, flags);
+    try {
+      if (content(toml::parse(out.str())) == wanted) return out.str();
+    } catch (const toml::parse_error&) {
+    }
   }
-  text =
-      written(kReadable & ~(toml::format_flags::allow_literal_strings | toml::format_flags::allow_multi_line_strings));
-  try {
-    static_cast<void>(toml::parse(text));
-    return text;
-  } catch (const toml::parse_error&) {
-    // toml++ 3.3 leaves out the quotes that such a key needs.
-    user_error("{}: a key with an apostrophe, a tab or an end of line cannot be kept", state_->origin);
-  }
+  // toml++ 3.3 leaves out the quotes that such a key needs.
+  user_error("{}: a key with an apostrophe, a tab or an end of line cannot be kept", state_->origin);
 }
 
 }  // namespace nibble
