@@ -185,19 +185,23 @@ def perplexity(path, text, window):
     import numpy as np
 
     model = llama_cpp.Llama(str(path), n_ctx=window, n_batch=window, logits_all=True, verbose=False, n_threads=2)
-    ids = model.tokenize(pathlib.Path(text).read_bytes(), add_bos=False, special=True)
-    print("ids " + json.dumps(ids[:4000]))
+    content = pathlib.Path(text).read_bytes()
+    ids = model.tokenize(content, add_bos=False, special=True)
     total = 0.0
+    sequence = [model.token_eos()] + ids
     for begin in range(0, len(ids), window):
-        targets = ids[begin:begin + window]
-        inputs = [ids[begin - 1] if begin else model.token_eos()] + targets[:-1]
+        end = min(begin + window, len(ids))
+        first = max(0, end - window)  # the last window sees as much as the others
+        inputs, targets = sequence[first:end], np.array(ids[first:end])
         model.reset()
         model.eval(inputs)
-        logits = np.array(model.scores[:len(inputs)], dtype=np.float64)
+        logits = np.array(model.scores[:len(inputs)], dtype=np.float64)[begin - first:]
+        targets = targets[begin - first:]
         top = logits.max(axis=1)
         norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         total += float((norm - logits[np.arange(len(targets)), targets]).sum())
-    print(f"{path}: {len(ids)} tokens, perplexity {math.exp(total / len(ids)):.5f}")
+    print(f"{path}: {len(ids)} tokens, perplexity {math.exp(total / len(ids)):.4f}, of bytes "
+          f"{math.exp(total / len(content)):.5f}")
 
 
 def main():
