@@ -29,7 +29,9 @@ TEST(CliImport, AModelComesInIsTrainedAndGoesOut) {
   }
   expect_mistake("import --from " + fixture + " --out " + at + "/run", "holds checkpoints already");
   expect_mistake("import --from " + at + " --out " + at + "/other", "config.json");
-  expect_mistake("export --format gguf --checkpoint " + at + "/run --out " + at + "/g", "the format 'gguf' is not hf");
+  expect_mistake("export --format onnx --checkpoint " + at + "/run --out " + at + "/g",
+                 "the format 'onnx' is not hf, nvfp4, mxfp4 or gguf");
+  expect_mistake("export --format gguf --checkpoint " + at + "/run --out " + at + "/g", "holds neither tokenizer.json");
   expect_mistake("export --dtype f8 --checkpoint " + at + "/run --out " + at + "/g", "'f8' is not f32 or bf16");
   expect_mistake("export --checkpoint " + at + "/none --out " + at + "/g", "no checkpoint");
   expect_mistake("export --checkpoint " + at + "/run --out " + at + "/run-hf", "run-hf");

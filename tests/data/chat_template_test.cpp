@@ -9,6 +9,9 @@
 namespace nibble {
 namespace {
 
+/// Tests run in any folder.
+[[maybe_unused]] const int g_templates = setenv("NIBBLE_CHAT_TEMPLATES", NIBBLE_SOURCE_DIR "/chat_templates", 1);
+
 std::string fixture(const std::string& name) { return std::string(NIBBLE_SOURCE_DIR) + "/tests/data/fixtures/" + name; }
 ChatTemplate shipped(const std::string& name) {
   return load_chat_template(std::string(NIBBLE_SOURCE_DIR) + "/chat_templates/" + name + ".toml");

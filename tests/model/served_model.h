@@ -1,6 +1,7 @@
 // Models with random weights on the disk, and the values that their weights have in a served form.
 #pragma once
 
+#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <map>
@@ -12,6 +13,9 @@
 #include "nibble/quant/quantize.h"
 
 namespace nibble::testing_support {
+
+/// Tests run in any folder.
+[[maybe_unused]] inline const int kRecipesSet = setenv("NIBBLE_RECIPES", NIBBLE_SOURCE_DIR "/recipes", 1);
 
 /// Every format's blocks divide its matrices, and no two dimensions are equal.
 inline LlamaConfig served_llama() {

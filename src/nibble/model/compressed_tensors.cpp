@@ -4,6 +4,7 @@
 #include <deque>
 #include <nlohmann/json.hpp>
 
+#include "nibble/model/hugging_face_json.h"
 #include "nibble/model/parameter_shapes.h"
 
 namespace nibble {

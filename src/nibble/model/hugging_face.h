@@ -8,9 +8,7 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -49,13 +47,5 @@ void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, 
 /// The tokenizer's files in a folder, with config.json and generation_config.json, as export_hugging_face takes them.
 /// UserError where it has none of a tokenizer.
 std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
-
-/// export_hugging_face with other tensors: those of write_safetensors_folder. The keys of `more` are added to
-/// config.json; `where` names options.tokenizer_files in messages.
-void write_hugging_face_folder(
-    const LlamaConfig& model, const HuggingFaceExport& options, const std::string& where,
-    const nlohmann::ordered_json& more, const std::vector<TensorToWrite>& tensors,
-    const std::function<std::vector<SafetensorsEntry>(std::size_t begin, std::size_t end)>& load,
-    const std::filesystem::path& folder);
 
 }  // namespace nibble
