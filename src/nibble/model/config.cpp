@@ -92,6 +92,15 @@ LlamaConfig load_llama_config(const std::filesystem::path& path) {
   return read_keys(model, LlamaConfig{}, false);
 }
 
+std::string plain_name(std::string name) {
+  for (char& c : name) {
+    const bool plain =
+        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
+    if (!plain) c = '-';
+  }
+  return name;
+}
+
 LlamaConfig read_llama_config(const ConfigTable& model) {
   if (!model.has("file")) return read_keys(model, {}, false);
   const std::filesystem::path file = model.text("file");

@@ -57,6 +57,8 @@ std::vector<LinearShape> block_linears(const LlamaConfig& model);
 /// Reads a [model] table; `[model] file = "x"` takes the keys of models/x.toml (io/data_file.h) as defaults, and so it
 /// does those of another file by its path, or of a folder in the Hugging Face layout (model/hugging_face_config.h).
 LlamaConfig read_llama_config(const ConfigTable& model);
+/// A model's name with "-" for all that would need quoting somewhere.
+std::string plain_name(std::string name);
 /// Reads models/NAME.toml, or the config.json of a folder.
 LlamaConfig load_llama_config(const std::filesystem::path& path);
 /// The [model] table with every key, [model.rope_scaling] included, as read_llama_config takes it.

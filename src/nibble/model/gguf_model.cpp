@@ -185,16 +185,6 @@ void read_rope(const Keys& keys, const GgufFile& file, LlamaConfig& m) {
   m.rope_scaling = read_rope_factors(keys, file, m);
 }
 
-/// A name that needs no quoting anywhere.
-std::string plain_name(std::string name) {
-  for (char& c : name) {
-    const bool plain =
-        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
-    if (!plain) c = '-';
-  }
-  return name;
-}
-
 LlamaConfig read_config(const Keys& keys, const GgufFile& file) {
   const GgufArchitecture& architecture = keys.architecture();
   LlamaConfig m;

@@ -159,16 +159,6 @@ std::int64_t sliding_window(const Fields& f, const Family& family) {
   return slides ? f.integer_or("sliding_window", 0, 1, 1 << 24) : 0;
 }
 
-/// A name that needs no quoting anywhere.
-std::string plain_name(std::string name) {
-  for (char& c : name) {
-    const bool plain =
-        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
-    if (!plain) c = '-';
-  }
-  return name;
-}
-
 }  // namespace
 
 LlamaConfig read_hugging_face_config(const fs::path& folder) {
