@@ -379,6 +379,7 @@ std::string ConfigTable::to_toml() const {
     try {
       if (content(toml::parse(out.str())) == wanted) return out.str();
     } catch (const toml::parse_error&) {
+    } catch (const ImpossibleDocument&) {
     }
   }
   // toml++ 3.3 leaves out the quotes that such a key needs.
