@@ -55,7 +55,8 @@ TEST(GgufVocabulary, HasEveryTokenAtItsIdAndUnusedRowsBehind) {
     const auto& types = array_of<std::int32_t>(metadata, "token_type");
     ASSERT_EQ(tokens.size(), 512U);
     for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-      // Added tokens are written as the file has them; pieces of the normalised kind are spelled as they are looked for.
+      // Added tokens are written as the file has them; pieces of the normalised kind are spelled as they are looked
+      // for.
       if (types[static_cast<std::size_t>(id)] != 1) continue;
       EXPECT_EQ(tokens[static_cast<std::size_t>(id)], tokenizer.piece(id)) << family;
     }

@@ -152,8 +152,8 @@ TEST(FusedResidual, SaturatesAt448Scales) {
   const float inf = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();
   // s = 1.5 / 6 = 0.25, so 448 s = 112; 464 is half-way to what would be 480, and 400 a tie between 384 and 416.
-  const std::pair<float, float> known[] = {{111.0f, 112.0f},   {112.0f, 112.0f}, {116.0f, 112.0f}, {-119.0f, -112.0f},
-                                           {1e30f, 112.0f},    {-inf, -112.0f},  {inf, 112.0f},    {3.0f, 3.0f},
+  const std::pair<float, float> known[] = {{111.0f, 112.0f},  {112.0f, 112.0f}, {116.0f, 112.0f}, {-119.0f, -112.0f},
+                                           {1e30f, 112.0f},   {-inf, -112.0f},  {inf, 112.0f},    {3.0f, 3.0f},
                                            {-100.0f, -96.0f}, {1.75f, 1.75f}};
   for (std::size_t i = 0; i < std::size(known); ++i) values[7 * i] = known[i].first;
   values[150] = nan;

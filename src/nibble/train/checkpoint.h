@@ -25,7 +25,7 @@
 namespace nibble {
 
 inline constexpr const char* kCheckpointsFolder = "checkpoints";  ///< of a run
-inline constexpr const char* kStateFile = "state.json";            ///< of a checkpoint
+inline constexpr const char* kStateFile = "state.json";           ///< of a checkpoint
 
 struct TrainState {
   std::int64_t step = 0;    ///< optimizer steps done

@@ -11,8 +11,8 @@
 
 #include "nibble/ops/cuda/same_bits.h"
 #include "nibble/tensor/cuda/graph.h"
-#include "nibble/tensor/library.h"
 #include "nibble/tensor/cuda/runtime.h"
+#include "nibble/tensor/library.h"
 
 // cuBLASLt sees column-major matrices, so it is asked for C^T = B A^T: its A is our B, its m our n.
 //
