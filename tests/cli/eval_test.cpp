@@ -68,13 +68,14 @@ TEST_F(EvalCommand, AModelOfTheHuggingFaceToolsIsReadAsTheHarnessReadsIt) {
   const std::string model = (folder_ / "hf").string();
   export_checkpoint(folder_ / "run", {.tokenizer = folder_ / "data"}, model);
   const std::string rest = " --data " + folder_.path().string() + " --tasks lambada_openai --text " + text_;
-  const auto args = [&](const std::string& name) {
-    return nlohmann::json::parse(read_file(folder_ / name / "results.json"))["config"]["model_args"];
+  const auto results = [&](const std::string& name) {
+    return nlohmann::json::parse(read_file(folder_ / name / "results.json"));
   };
+  const auto args = [&](const std::string& name) { return results(name)["config"]["model_args"]; };
   const auto evaluated = [&](const std::string& options, const std::string& name) {
     const Output out = run("eval" + rest + options + " --out " + (folder_ / name).string());
     EXPECT_EQ(out.code, 0) << out.text;
-    return out.text.substr(0, out.text.find("\nwrote"));
+    return results(name)["results"].dump();
   };
   const std::string by_run = evaluated(" --model " + (folder_ / "run").string(), "a");
   EXPECT_EQ(evaluated(" --prefix eos --model " + model, "b"), by_run) << "the same weights, the same tokens";
