@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nibble/tensor/device.h"
+#include "nibble/train/metrics.h"
 #include "nibble/train/optimizer.h"
 #include "nibble/train/telemetry.h"
 
