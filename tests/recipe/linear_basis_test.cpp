@@ -180,7 +180,7 @@ TEST(LinearBasis, LaterMicroBatchesAddWhatMaskAndRotationLeave) {
     l.run();
     Matrix twice = values(l.dw);
     for (double& v : twice) v *= 2;
-    l.pass.first_micro_batch = false;
+    l.pass.overwrite_gradients = false;
     l.backward();
     EXPECT_LT(error(l.dw, twice), 1e-6);
   }

@@ -141,7 +141,7 @@ TEST(LinearSources, MicroBatchesDrawTheRandomNumbersOfTheWholeBatch) {
   for (const std::int64_t begin : {std::int64_t{0}, half}) {
     PassContext pass = parts.pass;
     pass.first_token = begin;
-    pass.first_micro_batch = begin == 0;
+    pass.overwrite_gradients = begin == 0;
     pass.tokens_per_step = kShape.tokens;
     const auto rows = [&](const Tensor& t) { return t.row_range(begin, begin + half); };
     const Linear::Saved saved = parts.linear.forward(rows(parts.x), rows(parts.y), {}, pass);
@@ -182,7 +182,7 @@ TEST(LinearSources, SamplesAverageIndependentRoundingsOfTheGradient) {
   EXPECT_LT(single / averaged, 5);
   Matrix twice = values(many.dw);
   for (double& v : twice) v *= 2;
-  many.pass.first_micro_batch = false;
+  many.pass.overwrite_gradients = false;
   many.backward();
   EXPECT_LT(error(many.dw, twice), 1e-6);
 }

@@ -146,7 +146,7 @@ TEST(Linear, LaterMicroBatchesAddToTheWeightGradient) {
     Layer l(recipe_named(name));
     l.run();
     Matrix once = values(l.dw);
-    l.pass.first_micro_batch = false;
+    l.pass.overwrite_gradients = false;
     l.linear.backward(l.dy, l.saved, l.dx, l.dw, l.pass);
     for (double& v : once) v *= 2;
     EXPECT_LT(error(l.dw, once), 1e-6) << name;

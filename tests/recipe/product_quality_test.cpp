@@ -155,10 +155,10 @@ TEST(LinearProducts, AProductThatIsAddedIsMeasuredWithoutWhatWasThere) {
   expect_same(added.linear.products()[0], alone.linear.products()[0], 1e-5);
 }
 
-TEST(LinearProducts, LaterMicroBatchesAndUnquantisedLayersAreNotMeasured) {
+TEST(LinearProducts, SumsOfMicroBatchesAndUnquantisedLayersAreNotMeasured) {
   Layer later(recipe_of(fp4()), kShape);
   later.pass.measure_quality = true;
-  later.pass.first_micro_batch = false;
+  later.pass.overwrite_gradients = false;
   later.run();
   Layer bf16(unquantised_recipe(ElementFormat::BF16), kShape);
   bf16.pass.measure_quality = true;

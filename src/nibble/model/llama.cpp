@@ -111,10 +111,14 @@ void Llama::create_parameters() {
   const bool half = storage_.half_weights;
   const bool narrow = storage_.gradients == DType::BF16;
   values_ = OwnedTensor(DType::F32, {half ? n - in_linears : n}, device_);
-  grads_ = OwnedTensor(DType::F32, {narrow ? n - in_linears : n}, device_);
+  const auto padded = [&](std::int64_t count) {
+    return (count + storage_.pieces - 1) / storage_.pieces * storage_.pieces;
+  };
+  grad_count_ = narrow ? n - in_linears : n;
+  grads_ = OwnedTensor(DType::F32, {padded(grad_count_)}, device_);
   if (half) half_values_ = OwnedTensor(DType::F16, {in_linears}, device_);
   if (half) half_scales_ = OwnedTensor(DType::F32, {4 * config_.layers}, device_);
-  if (narrow) narrow_grads_ = OwnedTensor(DType::BF16, {in_linears}, device_);
+  if (narrow) narrow_grads_ = OwnedTensor(DType::BF16, {padded(in_linears)}, device_);
   std::int64_t value_offset = 0;
   std::int64_t grad_offset = 0;
   std::int64_t linear_offset = 0;
@@ -224,13 +228,13 @@ void Llama::linear_backward(std::size_t index, const Tensor& dy, const Linear::S
   const Tensor& grad = parameters_[linear_parameters_[index]].grad;
   if (grad.dtype() == DType::F32) return linear.backward(dy, saved, dx, grad, pass);
   const Tensor sum = arena_.allocate(DType::F32, {grad.rows(), grad.cols()});
-  if (!pass.first_micro_batch) convert(grad, sum);
+  if (!pass.overwrite_gradients) convert(grad, sum);
   linear.backward(dy, saved, dx, sum, pass);
   convert(sum, grad);
 }
 
 double Llama::squares_of_gradients() {
-  double sum = sum_of_squares(grads_);
+  double sum = sum_of_squares(flat_grads());
   if (!narrow_grads_.view().defined()) return sum;
   for (const std::size_t parameter : linear_parameters_) {
     const ArenaScope scope(arena_);
@@ -240,6 +244,20 @@ double Llama::squares_of_gradients() {
     sum += sum_of_squares(wide);
   }
   return sum;
+}
+
+std::vector<Tensor> Llama::padded_grads() const {
+  std::vector<Tensor> all{grads_};
+  if (narrow_grads_.view().defined()) all.push_back(narrow_grads_);
+  return all;
+}
+
+std::vector<Tensor> Llama::observed() const {
+  std::vector<Tensor> all;
+  for (const Linear& linear : linears_) {
+    if (const Tensor counts = linear.observed(); counts.defined()) all.push_back(counts);
+  }
+  return all;
 }
 
 Tensor Llama::to_device(const Tensor& batch_part, Staging& staging) {
@@ -385,7 +403,7 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
         saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_);
 }
 
-void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
+void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool overwrite_gradients,
                  const Tensor& losses) {
   const ArenaScope scope(arena_);
   const std::int64_t tokens = x.rows();
@@ -420,7 +438,7 @@ void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, cons
           Accumulate::Overwrite, arena_);
     // A tied head shares its gradient with the embedding, whose part is added last in the backward.
     timed(profile_, "gemm head", gemm, GemmOperand{gradient, true}, GemmOperand{input, true}, parameters_[head_].grad,
-          first_micro_batch && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
+          overwrite_gradients && begin == 0 ? Accumulate::Overwrite : Accumulate::Add, arena_);
   }
   if (backward) {
     timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, x, parameters_[final_norm_].value, rstd, dx,
@@ -429,7 +447,8 @@ void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, cons
 }
 
 BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
-                                  bool first_micro_batch, bool measure_quality, std::int64_t tokens_per_step) {
+                                  bool overwrite_gradients, bool measure_quality, std::int64_t tokens_per_step,
+                                  const GradientsReady& ready) {
   const ArenaScope scope(arena_);
   const std::int64_t sequences = batch.tokens.rows();
   const std::int64_t seq = batch.tokens.cols();
@@ -441,12 +460,12 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
                          .seed = seed_,
                          .step = step,
                          .first_token = first_token,
-                         .first_micro_batch = first_micro_batch,
+                         .overwrite_gradients = overwrite_gradients,
                          .measure_quality = measure_quality,
                          .profile = profile_,
                          .observer = observer_ ? &observer_ : nullptr,
                          .tokens_per_step = tokens_per_step};
-  if (first_micro_batch) {
+  if (overwrite_gradients) {
     // Matrix products overwrite their gradients; the reductions of the other ops add to theirs.
     for (const Parameter& p : parameters_) {
       if (p.value.dims() == 1) fill_zero(p.grad);
@@ -457,7 +476,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   std::size_t pieces = 0;
   // The first micro-batch overwrites gradients, later ones add to them: other launches, so pieces of their own.
   const auto piece = [&](const auto& work) {
-    const std::size_t number = 2 * pieces++ + (first_micro_batch ? 0 : 1);
+    const std::size_t number = 2 * pieces++ + (overwrite_gradients ? 0 : 1);
     as_graphs ? graphs_->run(number, work) : work();
   };
   std::vector<BlockSaved> saved(blocks_.size());
@@ -478,7 +497,8 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
   }
-  piece([&] { head(x, targets, loss_scale, dx, first_micro_batch, losses); });
+  piece([&] { head(x, targets, loss_scale, dx, overwrite_gradients, losses); });
+  if (ready) ready(final_norm_, parameters_.size());
   losses_read_.begin_read(losses);
   PassContext again = pass;
   again.again = true;
@@ -488,8 +508,10 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
       block_backward(b, dx, saved[b], sequences, seq, pass);
     });
     arena_.rewind(marks[b]);
+    if (ready) ready(blocks_[b].attention_norm, blocks_[b].down + 1);
   }
   timed(profile_, "embedding", embedding_backward, tokens, dx, parameters_[embedding_].grad, arena_);
+  if (ready) ready(embedding_, embedding_ + 1);
   return sum_of(losses_read_.read(), batch.targets);
 }
 

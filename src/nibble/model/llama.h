@@ -26,6 +26,7 @@ struct ParameterStorage {
   /// values.
   bool half_weights = false;
   DType gradients = DType::F32;  ///< or BF16: sums of several passes are rounded after each of them
+  int pieces = 1;                ///< flat gradients are padded to a multiple of so many elements: one piece a rank
 };
 
 /// A named parameter, most of them a piece of the flat buffer. Query, key and value matrices are one tensor, as are
@@ -92,12 +93,17 @@ class Llama {
     Tensor tokens;   ///< I32 [sequences, seq]
     Tensor targets;  ///< I32 [sequences, seq]; negative = ignored
   };
-  /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients (the first
-  /// micro-batch of a step overwrites them). `first_token` is the number of its first token among the
-  /// `tokens_per_step` of the whole step; 0 stands for the tokens of a batch that is the whole step. Waits for the
-  /// forward alone: a GPU may still be at work on the backward when the loss is returned.
+  /// Parameters [first, last) have their whole gradient of the pass; nothing writes them any more.
+  using GradientsReady = std::function<void(std::size_t first, std::size_t last)>;
+  /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients, or overwrites them.
+  /// `first_token` is the number of its first token among the `tokens_per_step` of the whole step; 0 stands for the
+  /// tokens of a batch that is the whole step. Waits for the forward alone: a GPU may still be at work on the backward
+  /// when the loss is returned. `ready` hears of every parameter once, in the order of the backward: final norm and
+  /// head (where it is not the embedding), the blocks from the last to the first, the embedding; on a GPU their
+  /// gradients are written by the time its work so far is done.
   BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
-                             bool first_micro_batch, bool measure_quality, std::int64_t tokens_per_step = 0);
+                             bool overwrite_gradients, bool measure_quality, std::int64_t tokens_per_step = 0,
+                             const GradientsReady& ready = {});
   /// After the optimizer changed the parameters in step `step` of `steps`: what recipes do to weights and their
   /// averages between steps. May write the parameters; returns how many weights were reset.
   std::int64_t after_update(std::int64_t step, std::int64_t steps);
@@ -121,7 +127,13 @@ class Llama {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   Tensor flat_values() const { return values_; }  ///< F32 [n]: all parameters but those in half
-  Tensor flat_grads() const { return grads_; }    ///< F32 [n]: all gradients but those in BF16
+  /// F32 [n]: all gradients but those in BF16
+  Tensor flat_grads() const { return grads_.view().elements(0, grad_count_); }
+  /// The flat gradients with their padding, which stays zero: F32, and BF16 where linear layers have theirs apart.
+  std::vector<Tensor> padded_grads() const;
+  /// What layers counted of this rank's passes of the step, for a recipe that chooses by it: F32 vectors, to be added
+  /// up over all passes before after_update.
+  std::vector<Tensor> observed() const;
   /// Sum of the squares of all gradients.
   double squares_of_gradients();
   /// Bytes of all parameters and of all gradients.
@@ -184,7 +196,7 @@ class Llama {
                       const PassContext& pass);
   /// Final norm, head and the loss of each target (F32 [T]), chunk by chunk; targets are where the model is; dx (F32
   /// [T, d], zeroed by the caller) undefined = loss only.
-  void head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool first_micro_batch,
+  void head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool overwrite_gradients,
             const Tensor& losses);
 
   LlamaConfig config_;
@@ -200,9 +212,10 @@ class Llama {
   Staging tokens_sent_, targets_sent_, losses_read_;
   OwnedTensor values_;
   OwnedTensor grads_;
-  OwnedTensor half_values_;   // F16, of linear layers
-  OwnedTensor half_scales_;   // F32, one a linear layer
-  OwnedTensor narrow_grads_;  // BF16, of linear layers
+  OwnedTensor half_values_;      // F16, of linear layers
+  OwnedTensor half_scales_;      // F32, one a linear layer
+  OwnedTensor narrow_grads_;     // BF16, of linear layers
+  std::int64_t grad_count_ = 0;  // of grads_ before the padding
   std::vector<Parameter> parameters_;
   std::vector<Block> blocks_;
   std::vector<Linear> linears_;                 // four a block: qkv, output, gate_up, down

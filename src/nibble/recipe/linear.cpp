@@ -221,7 +221,7 @@ void Linear::wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved
   const bool masked = fprop_w_.mask.defined();
   const bool in_basis = basis().enabled() && from_fprop(Operand::WgradX);
   const bool rotate_back = in_basis || (basis().enabled() && (dge || masked));
-  const bool apart = (dge || masked || rotate_back) && !pass.first_micro_batch;
+  const bool apart = (dge || masked || rotate_back) && !pass.overwrite_gradients;
   const Tensor product = apart ? pass.arena.allocate(DType::F32, {dw.rows(), dw.cols()}) : dw;
   for (int sample = 0; sample < spec_dy.samples; ++sample) {
     const ArenaScope scope(pass.arena);
@@ -233,7 +233,7 @@ void Linear::wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved
     }
     const QTensor& q = ready_dy.codes.defined() ? ready_dy : own_dy;
     const GemmOperand left{q, /*transposed=*/spec_dy.quant.transposed == q.turned};
-    const bool overwrite = sample == 0 && (apart || pass.first_micro_batch);
+    const bool overwrite = sample == 0 && (apart || pass.overwrite_gradients);
     paths_[2] = gemm_path(left, right);
     timed(pass.profile, "gemm wgrad", gemm, left, right, product, overwrite ? Accumulate::Overwrite : Accumulate::Add,
           pass.arena);

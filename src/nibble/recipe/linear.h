@@ -39,8 +39,8 @@ struct PassContext {
   /// Position of this pass's first token in the global batch of the step: random numbers are keyed by it, so that
   /// they do not depend on how a batch is cut into micro-batches.
   std::int64_t first_token = 0;
-  /// The first micro-batch of a step overwrites weight gradients, later ones add.
-  bool first_micro_batch = true;
+  /// Whether weight gradients are overwritten (as by the first micro-batch of a step) or added to.
+  bool overwrite_gradients = true;
   bool measure_quality = false;
   StepProfile* profile = nullptr;  ///< receives the time of each op, when given
   const OperandObserver* observer = nullptr;
@@ -82,7 +82,7 @@ class Linear {
   /// y [T, N] = addend + X W^T; x [T, K] in F32 or BF16. The addend is of y's shape and dtype and may be y; undefined
   /// = 0. An undefined y = only what backward needs is wanted. Touches no state.
   Saved forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass);
-  /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.first_micro_batch) from dy [T, N].
+  /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.overwrite_gradients) from dy [T, N].
   void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass);
 
   /// After the optimizer changed W (F32 [N, K]) in step `step` of `steps`: moving averages, oscillation statistics and
@@ -101,7 +101,7 @@ class Linear {
   std::int64_t weights() const { return weight_.numel(); }
   /// What was measured since reset_quality(); an operand that fprop's serves again has fprop's figures.
   LinearQuality quality() const;
-  /// Of the first micro-batch: y of the first eighth of its tokens (at least 16), dX of the same, and an eighth of the
+  /// Of passes that overwrite the gradients: y of the first eighth of its tokens (at least 16), dX of the same, and an eighth of the
   /// rows of dW, as the optimizer sees them, estimator, mask and residual included. A product of unquantised operands
   /// is not measured and has a count of 0.
   const LinearProducts& products() const { return products_; }
@@ -109,6 +109,8 @@ class Linear {
   /// after_update, and until another step was measured. Nothing where W is not quantised.
   const std::optional<Oscillation>& oscillation() const { return oscillation_; }
   void reset_quality();
+  /// OutlierSelection::observed of the layer: what ranks add up before after_update.
+  Tensor observed() const { return outliers_.observed(); }
   /// How fprop, dgrad and wgrad run on this machine; known after the first pass.
   const std::array<GemmPath, 3>& paths() const { return paths_; }
 

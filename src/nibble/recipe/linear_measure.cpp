@@ -11,7 +11,7 @@ std::int64_t measured_rows(std::int64_t rows, std::int64_t least) {
 }
 
 bool Linear::measures(Product product, const PassContext& pass) const {
-  if (!pass.measure_quality || !pass.first_micro_batch || pass.again) return false;
+  if (!pass.measure_quality || !pass.overwrite_gradients || pass.again) return false;
   const LinearRecipe& r = *recipe_;
   const auto quantised = [&](Operand o) { return has_scale(r[o].quant.element); };
   const bool w = quantised(Operand::FpropW);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "nibble/ops/reduce.h"
 #include "nibble/recipe/columns.h"
 #include "nibble/tensor/device.h"
 
@@ -22,6 +23,7 @@ std::int64_t chosen_count(const OutlierChannels& spec, std::int64_t channels) {
 OutlierSelection::OutlierSelection(const OutlierChannels& spec, std::int64_t channels, Device device)
     : spec_(spec),
       norms_(DType::F32, {channels}, device),
+      observed_(DType::F32, {channels}, device),
       channels_(DType::I32, {chosen_count(spec, channels)}, device) {
   const std::vector<std::int32_t> none(static_cast<std::size_t>(channels_.view().numel()), -1);
   copy(Tensor::of(none.data(), {channels_.view().numel()}), channels_);
@@ -39,11 +41,16 @@ bool OutlierSelection::chosen() const {
 
 void OutlierSelection::observe(const Tensor& x, std::int64_t step) {
   if (!spec_.enabled() || step < spec_.first_step || step > spec_.last_step) return;
-  add_column_squares(x, norms_);
+  add_column_squares(x, observed_);
 }
 
+Tensor OutlierSelection::observed() const { return spec_.enabled() && !chosen() ? observed_.view() : Tensor(); }
+
 void OutlierSelection::finish_step(std::int64_t step) {
-  if (!spec_.enabled() || step < spec_.last_step || chosen()) return;
+  if (!spec_.enabled() || chosen()) return;
+  add_in_place(norms_, observed_);
+  fill_zero(observed_);
+  if (step < spec_.last_step) return;
   const OwnedTensor norms = copy_to(norms_, Device::Cpu);
   const float* norm = norms.view().data<float>();
   const std::int64_t channels = norms.view().numel();
