@@ -4,7 +4,7 @@
 #include <rapidcheck.h>
 
 #include "tests/dist/micro_batches.h"
-#include "tests/dist/thread_ranks.h"
+#include "tests/thread_ranks.h"
 
 namespace nibble {
 namespace {

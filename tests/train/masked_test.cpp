@@ -5,6 +5,7 @@
 
 #include "nibble/data/loader.h"
 #include "tests/recipe/shipped_recipes.h"
+#include "tests/thread_ranks.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {
@@ -145,6 +146,22 @@ TEST(MaskedRun, ResumesBitForBit) {
     EXPECT_FALSE(train_until(7, config, recipe, parts));
     ASSERT_TRUE(train(config, recipe, parts, Resume::Required, kNeverStop, {}));
     expect_same_run(whole, parts);
+  }
+}
+
+TEST(MaskedRun, IsTheSameOnSeveralRanks) {
+  const TemporaryDirectory folder;
+  TrainConfig config = small_config(write_masked_data(folder.path()), 6);
+  config.micro_batch = 1;  // micro-batches differ in how many of their targets count
+  config.deterministic = true;
+  const Recipe recipe = recipe_for_test("wang2025");
+  ASSERT_TRUE(train(config, recipe, folder.path() / "1", Resume::No, kNeverStop, {}));
+  for (const int size : {2, 3}) {
+    const fs::path run = folder.path() / std::to_string(size);
+    testing_support::on_thread_ranks(size, [&](testing_support::ThreadRank& rank) {
+      EXPECT_TRUE(train(rank, config, recipe, run, Resume::No, kNeverStop, {}));
+    });
+    expect_same_run(folder.path() / "1", run);
   }
 }
 

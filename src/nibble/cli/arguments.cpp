@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 
+#include "nibble/cli/launcher.h"
 #include "nibble/io/suggest.h"
 #include "nibble/tensor/error.h"
 #include "nibble/train/trainer.h"
@@ -175,7 +176,7 @@ int run_cli(int argc, char** argv) {
     return 2;
   } catch (const AlarmStop& e) {
     std::fprintf(stderr, "nibble: %s\n", e.what());
-    return 1;
+    return kStoppedByAlarm;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "nibble: internal error: %s\n", e.what());
     return 1;

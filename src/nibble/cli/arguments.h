@@ -65,8 +65,8 @@ std::unique_ptr<Command> make_doctor_command();
 std::unique_ptr<Command> make_import_command();
 std::unique_ptr<Command> make_export_command();
 
-/// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 130 =
-/// stopped by a signal with everything saved.
+/// Parses and runs. 0 = done, 1 = a failure of ours, 2 = a user's mistake (one sentence on standard error), 3 =
+/// stopped by an alarm, 130 = stopped by a signal, both with everything saved.
 int run_cli(int argc, char** argv);
 
 }  // namespace nibble

@@ -21,6 +21,7 @@ void on_signal(int signal) {
 const std::atomic<bool>& stop_on_signals() {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  std::signal(SIGUSR1, on_signal);
   return g_stop;
 }
 

@@ -10,7 +10,8 @@
 
 namespace nibble {
 
-/// Becomes true on SIGINT or SIGTERM; a second signal ends the process at once.
+/// Becomes true on SIGINT, SIGTERM or SIGUSR1, which mpirun and Slurm can hand to ranks; a second signal ends the
+/// process at once.
 const std::atomic<bool>& stop_on_signals();
 
 /// Exit code of a run that a signal stopped after it was saved.

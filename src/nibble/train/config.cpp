@@ -56,6 +56,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.mxfp4_products = train.choice("mxfp4_products", c.mxfp4_products, kMxProducts);
   c.fp8_accumulation = train.choice("fp8_accumulation", c.fp8_accumulation, kFp8Accumulations);
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
+  c.deterministic = train.boolean("deterministic", c.deterministic);
   c.init = train.text("init", "");
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
@@ -121,6 +122,7 @@ gradients = "{}"
 mxfp4_products = "{}"
 fp8_accumulation = "{}"
 cuda_graphs = {}
+deterministic = {}
 init = "{}"
 seed = {}
 
@@ -147,8 +149,8 @@ keep_checkpoints = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
-                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.init.string(), c.seed,
-                     name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
+                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.deterministic, c.init.string(),
+                     c.seed, name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
                      c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
                      c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
                      c.keep_checkpoints) +

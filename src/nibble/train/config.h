@@ -40,8 +40,9 @@ struct TrainConfig {
   DType gradients = DType::F32;  ///< of the weights of linear layers between a backward and the update: F32 or BF16
   MxProducts mxfp4_products = MxProducts::Fp8;  ///< which tensor cores multiply MXFP4 by MXFP4 on a GPU
   Fp8Accumulation fp8_accumulation = Fp8Accumulation::F32;
-  bool cuda_graphs = false;  ///< blocks are handed to a GPU as CUDA graphs; same bits
-  std::uint64_t seed = 1;    ///< of the initial weights, the data order and stochastic rounding
+  bool cuda_graphs = false;    ///< blocks are handed to a GPU as CUDA graphs; same bits
+  bool deterministic = false;  ///< sums over micro-batches in an order that ranks do not change (dist/ordered_sum.h)
+  std::uint64_t seed = 1;      ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;

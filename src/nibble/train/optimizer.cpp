@@ -122,8 +122,8 @@ std::size_t Optimizer::bytes() const {
   return total;
 }
 
-ParameterStorage storage_for(OptimizerKind kind, DType gradients) {
-  return {.half_weights = kind == OptimizerKind::AdamWFp8, .gradients = gradients};
+ParameterStorage storage_for(OptimizerKind kind, DType gradients, int ranks) {
+  return {.half_weights = kind == OptimizerKind::AdamWFp8, .gradients = gradients, .pieces = ranks};
 }
 
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model) {

@@ -25,7 +25,7 @@ class Optimizer {
 };
 
 /// How a model stores its parameters for an optimizer: FP8-LM's master weights are the model's own.
-ParameterStorage storage_for(OptimizerKind kind, DType gradients);
+ParameterStorage storage_for(OptimizerKind kind, DType gradients, int ranks = 1);
 
 /// `model` must outlive the optimizer.
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model);

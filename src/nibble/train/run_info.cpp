@@ -82,7 +82,7 @@ double ideal_seconds_per_token(const Llama& model) {
 }
 
 void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
-                    const Optimizer& optimizer, const MemoryPlan& plan) {
+                    const Optimizer& optimizer, const MemoryPlan& plan, int ranks) {
   const LlamaConfig& m = config.model;
   const Recipe& recipe = model.recipe();
   nlohmann::json table = nlohmann::json::array();
@@ -112,6 +112,7 @@ void write_run_info(const std::filesystem::path& run, const TrainConfig& config,
       {"recipe_text", recipe.text},
       {"recipe_table", table},
       {"seed", config.seed},
+      {"ranks", ranks},
       {"config", to_toml(config)},
       {"parameters", m.parameters()},
       {"non_embedding_parameters", m.non_embedding_parameters()},

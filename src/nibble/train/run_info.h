@@ -9,9 +9,9 @@
 
 namespace nibble {
 
-/// Writes RUN/run.json (docs/formats.md).
+/// Writes RUN/run.json (docs/formats.md) of a run that so many ranks begin.
 void write_run_info(const std::filesystem::path& run, const TrainConfig& config, const Llama& model,
-                    const Optimizer& optimizer, const MemoryPlan& plan);
+                    const Optimizer& optimizer, const MemoryPlan& plan, int ranks);
 
 /// Seconds that the matrix products of one training token would take at this machine's measured peaks, each product on
 /// the path it takes (int8, BF16 or F32; on a GPU FP8, BF16 or F32), attention in F32, on a GPU in BF16: the speed of

@@ -15,9 +15,11 @@
 #include "nibble/ops/reduce.h"
 #include "nibble/train/checkpoint.h"
 #include "nibble/train/gpu_peak.h"
+#include "nibble/train/gradient_exchange.h"
 #include "nibble/train/memory.h"
 #include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
+#include "nibble/train/step_verdict.h"
 #include "nibble/train/telemetry.h"
 
 namespace nibble {
@@ -91,16 +93,29 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
   board.scalars(step, scalars);
 }
 
+/// UserError where ranks found different newest checkpoints.
+void agree_on_folder(Communicator& ranks, const std::string& name, const fs::path& run) {
+  std::vector<double> steps{static_cast<double>(xxh3_64(name) >> 12U)};
+  for (const double of_rank : gather_positions(ranks, steps, ranks.size())) {
+    if (of_rank != steps.front()) {
+      user_error("ranks see different checkpoints in '{}': it must be one folder that all of them share", run.string());
+    }
+  }
+}
+
 class Trainer {
  public:
-  Trainer(const TrainConfig& config, const Recipe& recipe, fs::path run, const TrainCallbacks& callbacks)
-      : config_(config),
+  Trainer(Communicator& ranks, const TrainConfig& config, const Recipe& recipe, fs::path run,
+          const TrainCallbacks& callbacks)
+      : ranks_(ranks),
+        config_(config),
         run_(std::move(run)),
-        callbacks_(callbacks),
+        callbacks_(ranks.rank() == 0 ? callbacks : TrainCallbacks{}),
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
         plan_(planned(recipe)),
         model_(config.model, recipe, config.seed, DType::BF16, config.device,
-               storage_for(config.optimizer, config.gradients)),
+               storage_for(config.optimizer, config.gradients, ranks.size())),
+        exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms) {
@@ -114,9 +129,9 @@ class Trainer {
     state_.data_fingerprint = hex64(loader_.shards().fingerprint());
     state_.config = to_toml(config);
     state_.recipe = recipe.text;
-    const auto tokens = static_cast<std::size_t>(config.tokens_per_step());
-    tokens_.resize(tokens);
-    targets_.resize(tokens);
+    const std::int64_t passes = std::max<std::int64_t>(exchange_.mine().size(), 1);  // validation takes one at a time
+    tokens_.resize(static_cast<std::size_t>(passes * config.micro_batch * config.model.seq));
+    targets_.resize(tokens_.size());
     model_.set_recompute(config.recompute);
     model_.set_work_graphs(config.cuda_graphs);
     model_.reserve(plan_);
@@ -150,32 +165,44 @@ class Trainer {
   bool run(const std::atomic<bool>& stop) {
     loader_.shards().verify();
     if (state_.step == config_.steps && fs::exists(run_ / "result.json")) return true;
-    MetricsLog metrics(run_, state_.step);
-    EventWriter board(run_, state_.step + 1);
+    std::optional<MetricsLog> metrics;
+    std::optional<EventWriter> board;
+    if (writes()) {
+      metrics.emplace(run_, state_.step);
+      board.emplace(run_, state_.step + 1);
+    }
     std::int64_t saved_at = state_.step;
-    while (state_.step < config_.steps && !stop) {
+    StepVerdict verdict;
+    verdict.stop = stop;
+    verdict = agree(ranks_, verdict);
+    while (state_.step < config_.steps && !verdict.stop) {
       const std::int64_t step = state_.step + 1;
       if (clock_.begin_step(step)) {
         model_.set_stage(clock_.stage());
         message(clock_.describe_change());
       }
       nlohmann::ordered_json line = train_step(step);
-      const std::string stopping = raise_alarms(line);
-      metrics.append(line);
-      write_scalars(board, step, line);
-      if (step == 1) write_run_info(run_, config_, model_, *optimizer_, plan_);
+      const std::string stopping = writes() ? raise_alarms(line) : "";
+      verdict = agree(ranks_, {stop, !stopping.empty(), gradient_to_noise_});
+      if (verdict.gradient_to_noise) clock_.measured(*verdict.gradient_to_noise);
+      if (writes()) {
+        metrics->append(line);
+        write_scalars(*board, step, line);
+        if (step == 1) write_run_info(run_, config_, model_, *optimizer_, plan_, ranks_.size());
+      }
       if (config_.checkpoint_every > 0 && step % config_.checkpoint_every == 0) {
         save();
         saved_at = step;
       }
-      if (!stopping.empty()) {
+      if (verdict.alarm) {
         if (saved_at != step) save();
+        if (!writes()) return false;
         throw AlarmStop(stopping);
       }
     }
     if (saved_at != state_.step) save();
     if (state_.step < config_.steps) return false;
-    write_result();
+    if (writes()) write_result();
     tell_memory(fmt::format("took {} of memory at most, {} were predicted",
                             memory_text(static_cast<double>(memory_peak())), memory_text(plan_.tensors())));
     const MxRowCount mx = mx_row_count(config_.device);
@@ -199,6 +226,9 @@ class Trainer {
     return plan;
   }
 
+  /// Whether this rank writes the run's files.
+  bool writes() const { return ranks_.rank() == 0; }
+
   void tell_memory(const std::string& text) const {
     if (callbacks_.on_memory) callbacks_.on_memory(text);
   }
@@ -220,24 +250,58 @@ class Trainer {
     state_.position = loader_.position();
     state_.stage = clock_.state();
     state_.alarms = alarms_.state();
-    save_checkpoint(run_, state_, model_, *optimizer_, config_.keep_checkpoints);
+    if (writes()) save_checkpoint(run_, state_, model_, *optimizer_, config_.keep_checkpoints);
+    ranks_.barrier();  // nobody ends, or looks for it, before it is there
   }
 
-  /// Reads the sequences of a step; how many of their targets count, which scales every pass.
+  /// Reads this rank's sequences of a step; how many targets of the whole step count, which scales every pass.
   std::int64_t next_batch() {
-    loader_.next_batch(config_.batch, tokens_.data(), targets_.data());
-    const auto counted =
-        std::count_if(targets_.begin(), targets_.end(), [](std::int32_t target) { return target >= 0; });
-    require(counted > 0, "a batch without a target that counts");  // the loader leaves such sequences out
-    return counted;
+    const Positions& mine = exchange_.mine();
+    const std::int64_t passes = config_.batch / config_.micro_batch;
+    loader_.skip(mine.begin * config_.micro_batch);
+    loader_.next_batch(mine.size() * config_.micro_batch, tokens_.data(), targets_.data());
+    loader_.skip((passes - mine.end) * config_.micro_batch);
+    if (!loader_.shards().masked()) return config_.tokens_per_step();
+    std::vector<double> counts;
+    for (std::int64_t p = mine.begin; p < mine.end; ++p) counts.push_back(static_cast<double>(counted(micro_batch(p))));
+    std::int64_t all = 0;
+    for (const double count : gather_positions(ranks_, counts, passes)) all += static_cast<std::int64_t>(count);
+    require(all > 0, "a batch without a target that counts");  // the loader leaves such sequences out
+    return all;
   }
 
-  /// The micro-batch that begins with `sequence` of the step.
-  Llama::Batch micro_batch(std::int64_t sequence) {
+  static std::int64_t counted(const Llama::Batch& batch) {
+    const auto* targets = batch.targets.data<std::int32_t>();
+    return std::count_if(targets, targets + batch.targets.numel(), [](std::int32_t target) { return target >= 0; });
+  }
+
+  /// Micro-batch `position` of the step, one of this rank's.
+  Llama::Batch micro_batch(std::int64_t position) {
     const std::int64_t n = config_.micro_batch;
     const std::int64_t seq = config_.model.seq;
-    const std::int64_t at = sequence * seq;
+    const std::int64_t at = (position - exchange_.mine().begin) * n * seq;
     return {Tensor::of(tokens_.data() + at, {n, seq}), Tensor::of(targets_.data() + at, {n, seq})};
+  }
+
+  /// Forward and backward of this rank's micro-batches; the loss of all, and their gradient in the model.
+  BatchLoss compute_gradients(std::int64_t step, bool measure) {
+    const std::int64_t counted = next_batch();
+    const std::int64_t tokens_each = config_.micro_batch * config_.model.seq;
+    std::vector<double> losses;
+    for (std::int64_t p = exchange_.mine().begin; p < exchange_.mine().end; ++p) {
+      const Llama::Batch batch = micro_batch(p);
+      // Measured is the step's first micro-batch, so that the figures do not depend on the ranks.
+      const BatchLoss part = model_.forward_backward(
+          batch, 1.0 / static_cast<double>(counted), static_cast<std::uint32_t>(step), p * tokens_each,
+          exchange_.overwrites(p), measure && p == 0, config_.tokens_per_step(), exchange_.ready(p));
+      if (!std::isfinite(part.sum)) fail_non_finite(step, "the loss", model_.first_non_finite(batch));
+      losses.push_back(part.sum);
+      exchange_.passed();
+    }
+    exchange_.finish();
+    BatchLoss loss{0, counted};
+    for (const double part : gather_positions(ranks_, losses, config_.batch / config_.micro_batch)) loss.sum += part;
+    return loss;
   }
 
   /// One optimizer step; returns its line of metrics.jsonl.
@@ -249,18 +313,7 @@ class Trainer {
     model_.prepare(step32, measure);
 
     const std::int64_t tokens = config_.tokens_per_step();
-    const std::int64_t counted = next_batch();
-    BatchLoss loss;
-    for (std::int64_t sequence = 0; sequence < config_.batch; sequence += config_.micro_batch) {
-      const Llama::Batch batch = micro_batch(sequence);
-      const BatchLoss part = model_.forward_backward(batch, 1.0 / static_cast<double>(counted), step32,
-                                                     sequence * config_.model.seq, sequence == 0, measure, tokens);
-      if (!std::isfinite(part.sum)) {
-        fail_non_finite(step, "the loss", model_.first_non_finite(batch));
-      }
-      loss.sum += part.sum;
-      loss.tokens += part.tokens;
-    }
+    const BatchLoss loss = compute_gradients(step, measure);
     const double norm = std::sqrt(model_.squares_of_gradients());
     if (!std::isfinite(norm)) fail_non_finite(step, "a gradient", first_non_finite_gradient());
 
@@ -277,7 +330,7 @@ class Trainer {
     optimizer_->step(update);
     const std::int64_t resets = model_.after_update(step, config_.steps);
     if (resets > 0) optimizer_->parameters_changed();
-    if (measure) telemetry_ = gather_telemetry(model_.linears());
+    if (measure && writes()) telemetry_ = gather_telemetry(model_.linears());
     const double seconds = seconds_since(start);
 
     state_.step = step;
@@ -285,12 +338,13 @@ class Trainer {
     const double rate = static_cast<double>(tokens) / seconds;
     nlohmann::ordered_json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
                                    {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
-    if (loader_.shards().masked()) line["counted_tokens"] = counted;
+    if (loader_.shards().masked()) line["counted_tokens"] = loss.tokens;
     if (model_.recipe().stages.size() > 1) line["stage"] = clock_.stage() + 1;
     if (resets > 0) line["weights_reset"] = resets;
-    if (measure) {
+    gradient_to_noise_.reset();
+    if (telemetry_) {
       add_telemetry(*telemetry_, line);
-      if (const auto rho = telemetry_->gradient_to_noise()) clock_.measured(*rho);
+      gradient_to_noise_ = telemetry_->gradient_to_noise();
     }
     StepReport report;
     report.step = step;
@@ -299,7 +353,7 @@ class Trainer {
     report.lr = lr;
     report.grad_norm = norm;
     report.tokens_per_second = rate;
-    if (loader_.shards().masked()) report.counted_tokens = counted;
+    if (loader_.shards().masked()) report.counted_tokens = loss.tokens;
     report.light_share = rate * ideal_seconds_per_token(model_);
     const bool last = step == config_.steps;
     if (last || (config_.validate_every > 0 && step % config_.validate_every == 0)) {
@@ -316,15 +370,22 @@ class Trainer {
     const std::int64_t all = loader.count();
     const std::int64_t wanted = config_.validate_sequences > 0 ? std::min(config_.validate_sequences, all) : all;
     const std::int64_t seq = config_.model.seq;
-    BatchLoss loss;
-    for (std::int64_t done = 0; done < wanted; done += config_.micro_batch) {
-      const std::int64_t n = std::min(config_.micro_batch, wanted - done);
+    const std::int64_t passes = (wanted + config_.micro_batch - 1) / config_.micro_batch;
+    const Positions mine = positions_of(ranks_.rank(), ranks_.size(), passes);
+    loader.skip(mine.begin * config_.micro_batch);
+    std::vector<double> sums;
+    std::vector<double> counts;
+    for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+      const std::int64_t n = std::min(config_.micro_batch, wanted - p * config_.micro_batch);
       loader.next_batch(n, tokens_.data(), targets_.data());
       const BatchLoss part =
           model_.evaluate({Tensor::of(tokens_.data(), {n, seq}), Tensor::of(targets_.data(), {n, seq})});
-      loss.sum += part.sum;
-      loss.tokens += part.tokens;
+      sums.push_back(part.sum);
+      counts.push_back(static_cast<double>(part.tokens));
     }
+    BatchLoss loss;
+    for (const double sum : gather_positions(ranks_, sums, passes)) loss.sum += sum;
+    for (const double count : gather_positions(ranks_, counts, passes)) loss.tokens += static_cast<std::int64_t>(count);
     return loss.mean();
   }
 
@@ -379,6 +440,7 @@ class Trainer {
                                              {"snr_db", snr}});
   }
 
+  Communicator& ranks_;
   TrainConfig config_;
   fs::path run_;
   TrainCallbacks callbacks_;
@@ -386,35 +448,44 @@ class Trainer {
   MemoryPlan plan_;
   MxRowCount mx_rows_before_;
   Llama model_;
+  GradientExchange exchange_;
   std::unique_ptr<Optimizer> optimizer_;
   TrainState state_;
   StageClock clock_;
   Alarms alarms_;
-  std::optional<Telemetry> telemetry_;  // of this step, if it was measured
+  std::optional<Telemetry> telemetry_;       // of this step, if it was measured, on rank 0
+  std::optional<double> gradient_to_noise_;  // of this step, likewise
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;
 };
 
 }  // namespace
 
-bool train(const TrainConfig& config, const Recipe& recipe, const fs::path& run, Resume resume,
+bool train(Communicator& ranks, const TrainConfig& config, const Recipe& recipe, const fs::path& run, Resume resume,
            const std::atomic<bool>& stop, const TrainCallbacks& callbacks) {
   if (resume == Resume::No && fs::exists(run / "metrics.jsonl")) {
     user_error("'{}' holds a run already: pass --resume to go on with it, or choose another --out", run.string());
   }
+  ranks.barrier();  // nobody writes into the folder before all have looked
   make_directories(run);
   std::optional<fs::path> checkpoint;
   if (resume != Resume::No) {
-    checkpoint = newest_checkpoint(run, callbacks.on_message);
+    checkpoint = newest_checkpoint(run, ranks.rank() == 0 ? callbacks.on_message : nullptr);
+    agree_on_folder(ranks, checkpoint ? checkpoint->filename().string() : "", run);
     if (!checkpoint && resume == Resume::Required) user_error("'{}' holds no checkpoint to resume from", run.string());
   }
-  Trainer trainer(config, recipe, run, callbacks);
+  Trainer trainer(ranks, config, recipe, run, callbacks);
   if (checkpoint) {
     trainer.resume_from(*checkpoint);
   } else if (!config.init.empty()) {
     trainer.initialise();
   }
   return trainer.run(stop);
+}
+
+bool train(const TrainConfig& config, const Recipe& recipe, const fs::path& run, Resume resume,
+           const std::atomic<bool>& stop, const TrainCallbacks& callbacks) {
+  return train(*make_single_process(config.device), config, recipe, run, resume, stop, callbacks);
 }
 
 }  // namespace nibble

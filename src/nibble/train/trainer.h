@@ -6,6 +6,11 @@
 //   RUN/events.*          the same scalars for TensorBoard
 //   RUN/result.json       written when the last step is done; its presence means the run is complete
 //
+// Several ranks share the micro-batches of a step (train/gradient_exchange.h): each holds the whole model, computes its
+// own passes, and makes the same update from the sum of all gradients. Rank 0 writes the files above and calls back; a
+// checkpoint knows nothing of ranks, so that any number of them goes on from it. With train.deterministic the run's
+// numbers are the same bits on any number of ranks.
+//
 // The loss of a step, and what its gradient is that of, is the mean over the targets that count in the whole batch,
 //
 //   L = 1/N * sum over the micro-batches m, sum over their targets i that count, of -log p(target_i | tokens up to i)
@@ -22,6 +27,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "nibble/dist/communicator.h"
 #include "nibble/recipe/recipe.h"
 #include "nibble/train/config.h"
 
@@ -64,6 +70,11 @@ class AlarmStop : public std::runtime_error {
 /// written. Returns true when the run is complete. Throws UserError when the device has too little memory for the run
 /// (before the first step), when the loss or a gradient is not finite (before the update; the newest checkpoint stays),
 /// or when the folder's run has other settings; AlarmStop after a checkpoint.
+/// Every rank calls it with the same arguments, but for callbacks, of which rank 0's alone are called, and `stop`,
+/// which ends the run on all ranks after the same step. AlarmStop is thrown on rank 0; the others return false.
+bool train(Communicator& ranks, const TrainConfig& config, const Recipe& recipe, const std::filesystem::path& run,
+           Resume resume, const std::atomic<bool>& stop, const TrainCallbacks& callbacks);
+/// On one rank.
 bool train(const TrainConfig& config, const Recipe& recipe, const std::filesystem::path& run, Resume resume,
            const std::atomic<bool>& stop, const TrainCallbacks& callbacks);
 

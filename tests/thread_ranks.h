@@ -1,8 +1,9 @@
-// Ranks that are threads of one process, for properties over many numbers of ranks: only what ordered_sum.h uses.
+// Ranks that are threads of one process, for properties over many numbers of ranks.
 #pragma once
 
 #include <barrier>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -45,7 +46,20 @@ class ThreadRank final : public Communicator {
         from.bytes());
     return {};
   }
-  Pending do_all_reduce(const Tensor&, Reduce) override { throw InternalError("not here"); }
+  /// F32 sums, in the order of ranks.
+  Pending do_all_reduce(const Tensor& x, Reduce reduce) override {
+    if (x.dtype() != DType::F32 || reduce != Reduce::Sum) throw InternalError("not here");
+    std::vector<float> sum(static_cast<std::size_t>(x.numel()));
+    exchange(
+        x,
+        [&](std::size_t r, const Tensor& theirs, std::size_t) {
+          const auto* from = theirs.data<float>();
+          for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = r == 0 ? from[i] : sum[i] + from[i];
+        },
+        x.bytes());
+    std::memcpy(x.raw(), sum.data(), x.bytes());
+    return {};
+  }
   Pending do_reduce_scatter(const Tensor&, const Tensor&, Reduce) override { throw InternalError("not here"); }
   Pending do_broadcast(const Tensor&, int) override { throw InternalError("not here"); }
 
@@ -60,17 +74,26 @@ class ThreadRank final : public Communicator {
   Meeting& m_;
 };
 
-/// Calls f(communicator) on `size` threads.
+/// Calls f(communicator) on `size` threads. What leaves it on every rank is thrown on: an exception on one rank alone
+/// would leave the others waiting.
 inline void on_thread_ranks(int size, const std::function<void(ThreadRank&)>& f) {
   ThreadRank::Meeting meeting(size);
   std::vector<std::thread> threads;
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(size));
   for (int r = 0; r < size; ++r) {
     threads.emplace_back([&, r] {
       ThreadRank rank(r, size, meeting);
-      f(rank);
+      try {
+        f(rank);
+      } catch (...) {
+        errors[static_cast<std::size_t>(r)] = std::current_exception();
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 }  // namespace nibble::testing_support

@@ -1,0 +1,58 @@
+// How the gradients of a step's micro-batches, which ranks compute apart, become one sum that every rank has.
+//
+//   positions     0 1 2 3 | 4 5 6 7        M = 8 micro-batches on R = 2 ranks (positions_of)
+//   rank          0         1
+//
+//   added up as they come    a rank's passes add to the model's gradients one after the other; in its last pass each
+//                            range of parameters sets out as an all_reduce as soon as its gradients are written, beside
+//                            the backward of the blocks below. Sums depend on R in their last bits. On one rank: what
+//                            a loop over micro-batches gives, and nothing is moved.
+//   ordered                  every pass overwrites the gradients, and OrderedSum adds them along a tree over positions:
+//                            the same bits on any number of ranks, one included. Every rank then gathers all pieces.
+//
+// What recipes count of their activations (Llama::observed) is added up over the step's passes in the same way.
+#pragma once
+
+#include <vector>
+
+#include "nibble/dist/ordered_sum.h"
+#include "nibble/model/llama.h"
+
+namespace nibble {
+
+class GradientExchange {
+ public:
+  /// Of steps of `micro_batches` passes by all ranks. The model was made with ParameterStorage::pieces = ranks.
+  /// UserError for fewer passes than ranks. `model` and `communicator` must outlive it.
+  GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered);
+
+  /// What this rank computes of a step.
+  const Positions& mine() const { return mine_; }
+  /// Whether the pass of a position overwrites the model's gradients.
+  bool overwrites(std::int64_t position) const { return ordered_ || position == mine_.begin; }
+  /// For forward_backward of a position; may be empty.
+  Llama::GradientsReady ready(std::int64_t position);
+  /// To be called after the pass of each of this rank's positions, in order.
+  void passed();
+  /// After the last one: the model's gradients, and what it observed, are sums over all passes of the step.
+  void finish();
+  /// Memory that is held beside the gradients.
+  std::size_t bytes() const;
+
+ private:
+  void add_observed();
+  void share_observed();
+
+  Communicator& communicator_;
+  Llama& model_;
+  Positions mine_;
+  std::int64_t micro_batches_;
+  bool ordered_;
+  std::vector<OrderedSum> sums_;  // of each of Llama::padded_grads
+  std::vector<Pending> under_way_;
+  // Observations of all layers one after the other, padded to a multiple of the ranks; made when there are some.
+  OwnedTensor observed_;
+  std::vector<OrderedSum> observed_sum_;
+};
+
+}  // namespace nibble

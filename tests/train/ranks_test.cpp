@@ -1,0 +1,168 @@
+// Runs on several ranks: the same bits as on one in the deterministic mode, by every shipped recipe; near them
+// otherwise; resumed by other numbers of ranks; stopped and refused together. Ranks are threads here;
+// docs/distributed.md says what is tested with processes.
+#include <gtest/gtest.h>
+
+#include "nibble/io/run_log.h"
+#include "tests/recipe/shipped_recipes.h"
+#include "tests/thread_ranks.h"
+#include "tests/train/small_run.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+using testing_support::on_thread_ranks;
+using testing_support::ThreadRank;
+
+/// Six micro-batches a step, in a model that every recipe takes.
+TrainConfig config_of_ranks(const fs::path& data, int steps = 4) {
+  TrainConfig config = small_config(data, steps);
+  config.model.width = config.model.ffn = 128;
+  config.model.seq = 128;
+  config.batch = 6;
+  config.micro_batch = 1;
+  config.deterministic = true;
+  config.validate_every = 3;
+  config.validate_sequences = 2;  // fewer than ranks
+  config.quality_every = 2;
+  config.checkpoint_every = 2;
+  return config;
+}
+
+/// Whether the run is complete, on every rank the same answer.
+bool train_on(int size, const TrainConfig& config, const Recipe& recipe, const fs::path& run,
+              Resume resume = Resume::No, std::int64_t until = 0) {
+  std::atomic<int> complete{0};
+  std::vector<std::atomic<bool>> stops(static_cast<std::size_t>(size));
+  on_thread_ranks(size, [&](ThreadRank& rank) {
+    TrainCallbacks callbacks;
+    callbacks.on_step = [&](const StepReport& r) {
+      EXPECT_EQ(rank.rank(), 0);
+      // Only the last rank is asked to stop.
+      if (r.step == until) stops.back() = true;
+    };
+    if (train(rank, config, recipe, run, resume, stops[static_cast<std::size_t>(rank.rank())], callbacks)) ++complete;
+  });
+  EXPECT_TRUE(complete == 0 || complete == size);
+  return complete == size;
+}
+
+class DeterministicRanks : public testing_support::ShippedRecipe {};
+
+TEST_P(DeterministicRanks, GiveTheBitsOfOneRank) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  Recipe recipe = recipe_;
+  if (recipe.stages.size() > 1) recipe.stages[1].from = 0.5;
+  for (Stage& stage : recipe.stages) {
+    for (LinearRecipe& linear : stage.linear) {  // chosen amid the run, from what all ranks have seen
+      linear.outlier_channels.multiple = 8;
+      linear.outlier_channels.first_step = 2;
+      linear.outlier_channels.last_step = 3;
+    }
+  }
+  ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
+  for (const int size : {2, 3, 4}) {
+    SCOPED_TRACE(fmt::format("{} ranks", size));
+    const fs::path run = folder.path() / std::to_string(size);
+    ASSERT_TRUE(train_on(size, config, recipe, run));
+    expect_same_run(folder.path() / "1", run);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllRecipes, DeterministicRanks, testing::ValuesIn(testing_support::shipped_recipes()),
+                         testing_support::recipe_test_name);
+
+TEST(Ranks, KeepTheirBitsWithFp8StatesAndBf16Gradients) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  config.optimizer = OptimizerKind::AdamWFp8;
+  config.gradients = DType::BF16;
+  const Recipe recipe = recipe_for_test("quartet2");
+  ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
+  for (const int size : {2, 3, 6}) {
+    ASSERT_TRUE(train_on(size, config, recipe, folder.path() / std::to_string(size)));
+    expect_same_run(folder.path() / "1", folder.path() / std::to_string(size));
+  }
+}
+
+TEST(Ranks, GoOnFromWhatOtherNumbersOfRanksWrote) {
+  const TemporaryDirectory folder;
+  const TrainConfig config = config_of_ranks(write_small_data(folder.path()), 8);
+  const Recipe recipe = recipe_for_test("wang2025");
+  ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "whole"));
+  const fs::path parts = folder.path() / "parts";
+  EXPECT_FALSE(train_on(4, config, recipe, parts, Resume::No, 1));
+  EXPECT_FALSE(train_on(1, config, recipe, parts, Resume::Required, 3));
+  EXPECT_FALSE(train_on(3, config, recipe, parts, Resume::Required, 6));
+  EXPECT_TRUE(train_on(2, config, recipe, parts, Resume::Required));
+  expect_same_run(folder.path() / "whole", parts);
+}
+
+TEST(Ranks, WithoutTheModeDifferInTheLastBitsOfTheSum) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 4);
+  config.deterministic = false;
+  const Recipe recipe = recipe_for_test("bf16");
+  ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
+  ASSERT_TRUE(train(config, recipe, folder.path() / "alone", Resume::No, kNeverStop, {}));
+  expect_same_run(folder.path() / "1", folder.path() / "alone");
+  const std::vector<StepRecord> one = load_run(folder.path() / "1").steps;
+  for (const int size : {2, 4}) {
+    const fs::path run = folder.path() / std::to_string(size);
+    ASSERT_TRUE(train_on(size, config, recipe, run));
+    const std::vector<StepRecord> several = load_run(run).steps;
+    ASSERT_EQ(several.size(), one.size());
+    EXPECT_EQ(several[0].loss, one[0].loss);  // before the first update
+    for (std::size_t i = 0; i < one.size(); ++i) {
+      EXPECT_NEAR(several[i].loss, one[i].loss, 1e-3);
+      EXPECT_NEAR(several[i].grad_norm, one[i].grad_norm, 1e-2 * one[i].grad_norm);
+    }
+    EXPECT_NEAR(several[0].grad_norm, one[0].grad_norm, 1e-5 * one[0].grad_norm);
+  }
+}
+
+TEST(Ranks, MoreThanMicroBatchesAreRefused) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  config.micro_batch = 3;
+  EXPECT_USER_ERROR(train_on(3, config, recipe_for_test("bf16"), folder.path() / "run"),
+                    "a step of 2 micro-batches cannot be shared by 3 ranks");
+}
+
+TEST(Ranks, FoldersThatTheyDoNotShareAreRefused) {
+  const TemporaryDirectory folder;
+  const TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  const Recipe recipe = recipe_for_test("bf16");
+  EXPECT_FALSE(train_on(2, config, recipe, folder.path() / "0", Resume::No, 1));
+  EXPECT_USER_ERROR(on_thread_ranks(2,
+                                    [&](ThreadRank& rank) {
+                                      train(rank, config, recipe, folder.path() / std::to_string(rank.rank()),
+                                            Resume::Required, kNeverStop, {});
+                                    }),
+                    "it must be one folder that all of them share");
+}
+
+TEST(Ranks, AnAlarmThatStopsTheRunStopsAllOfThem) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  config.alarms.threshold[static_cast<std::size_t>(AlarmKind::Underflow)] = 1e-6;
+  config.alarms.stops[static_cast<std::size_t>(AlarmKind::Underflow)] = true;
+  std::atomic<int> thrown{0};
+  on_thread_ranks(3, [&](ThreadRank& rank) {
+    try {
+      EXPECT_FALSE(
+          train(rank, config, recipe_for_test("fp4-direct"), folder.path() / "run", Resume::No, kNeverStop, {}));
+    } catch (const AlarmStop&) {
+      EXPECT_EQ(rank.rank(), 0);
+      ++thrown;
+    }
+  });
+  EXPECT_EQ(thrown, 1);
+  EXPECT_EQ(load_run(folder.path() / "run").steps.size(), 1u);
+  EXPECT_TRUE(newest_checkpoint(folder.path() / "run").has_value());
+}
+
+}  // namespace
+}  // namespace nibble
