@@ -91,6 +91,21 @@ TEST(OrderedSum, ServesStepAfterStepInTheMemoryOfTheFirst) {
   });
 }
 
+TEST(OrderedSum, HoldsAsManyGradientsAsItSays) {
+  for (int ranks = 1; ranks <= 5; ++ranks) {
+    for (std::int64_t count = ranks; count <= 17; ++count) {
+      on_thread_ranks(ranks, [&](ThreadRank& rank) {
+        const std::int64_t numel = 4 * ranks;
+        OrderedSum sum(rank, count, numel, DType::F32);
+        summed(rank, sum, count, numel, DType::F32);
+        EXPECT_EQ(static_cast<std::int64_t>(sum.bytes()),
+                  OrderedSum::gradients_held(rank.rank(), ranks, count) * numel * 4)
+            << "rank " << rank.rank() << " of " << ranks << ", " << count << " micro-batches";
+      });
+    }
+  }
+}
+
 TEST(OrderedSum, MovesWhatAReduceScatterMovesWhereTheSplitIsEven) {
   on_thread_ranks(4, [](ThreadRank& rank) {
     OrderedSum sum(rank, 16, 100, DType::F32);

@@ -11,6 +11,7 @@ if(NIBBLE_WITH_MPI AND NIBBLE_MPIRUN)
   add_executable(dist_faulty dist/ranks/faulty.cpp)
   target_link_libraries(dist_faulty PRIVATE nibble_dist)
   add_dependencies(dist_tests dist_faulty)
+  target_compile_definitions(cli_tests PRIVATE NIBBLE_MPIRUN="${NIBBLE_MPIRUN}")
   target_compile_definitions(dist_tests PRIVATE NIBBLE_MPIRUN="${NIBBLE_MPIRUN}" NIBBLE_FAULTY="$<TARGET_FILE:dist_faulty>")
   foreach(ranks 1 2 3 4)
     add_test(NAME dist.on_${ranks}_ranks

@@ -33,6 +33,7 @@ class CompareCommand final : public Command {
       fmt::print("{}", to_toml(config));
       return 0;
     }
+    require_alone("compare");
     const bool complete = compare_with_progress(config, options_);
     const std::filesystem::path page = options_.out / "report.html";
     write_report({options_.out}, page);

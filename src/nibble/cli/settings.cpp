@@ -2,6 +2,7 @@
 
 #include <csignal>
 
+#include "nibble/dist/launch.h"
 #include "nibble/io/progress.h"
 
 namespace nibble {
@@ -23,6 +24,13 @@ const std::atomic<bool>& stop_on_signals() {
   std::signal(SIGTERM, on_signal);
   std::signal(SIGUSR1, on_signal);
   return g_stop;
+}
+
+void require_alone(const std::string& command) {
+  if (const Ranks ranks = read_launch(Device::Cpu).ranks; ranks.size > 1) {
+    user_error("'nibble {}' is one process, but was started as one of {} ranks: start it by itself", command,
+               ranks.size);
+  }
 }
 
 struct TrainDisplay::State {

@@ -14,6 +14,10 @@ namespace nibble {
 /// process at once.
 const std::atomic<bool>& stop_on_signals();
 
+/// UserError where this process is one of several ranks and the command knows nothing of them: all would write the same
+/// files.
+void require_alone(const std::string& command);
+
 /// Exit code of a run that a signal stopped after it was saved.
 inline constexpr int kStopped = 130;
 

@@ -169,6 +169,42 @@ void OrderedSum::finish(const Tensor& piece) {
   next_ = mine_.begin;
 }
 
+// Follows `add`, `start_exchange` and `finish` by nodes alone.
+std::int64_t OrderedSum::gradients_held(int rank, int ranks, std::int64_t count) {
+  struct Held {
+    SumNode node;
+    bool owned;
+  };
+  std::vector<Held> stack;
+  std::int64_t owned = 0;
+  std::int64_t most = 0;
+  const Positions mine = positions_of(rank, ranks, count);
+  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+    const bool joins = p % 2 == 1 && p > mine.begin;
+    Held entry{{0, p}, !joins && p + 1 < mine.end};
+    if (entry.owned) most = std::max(most, ++owned);
+    for (;;) {
+      if (is_its_parent(entry.node, count)) {
+        entry.node = parent(entry.node);
+      } else if (!stack.empty() && entry.node.index % 2 == 1 &&
+                 stack.back().node == SumNode{entry.node.level, entry.node.index - 1}) {
+        if (entry.owned) --owned;
+        entry = {parent(entry.node), stack.back().owned};
+        stack.pop_back();
+      } else {
+        stack.push_back(entry);
+        break;
+      }
+    }
+  }
+  if (ranks == 1) return most;
+  std::size_t rounds = 0;
+  for (int r = 0; r < ranks; ++r) {
+    rounds = std::max(rounds, nodes_of(positions_of(r, ranks, count), count).size());
+  }
+  return most + static_cast<std::int64_t>(rounds);
+}
+
 std::size_t OrderedSum::bytes() const {
   std::size_t total = wide_[0].view().bytes() + wide_[1].view().bytes();
   for (const Entry& entry : stack_) total += entry.memory ? entry.memory->view().bytes() : 0;

@@ -78,6 +78,8 @@ class OrderedSum {
   void finish(const Tensor& piece);
   /// Memory that is held beside the gradients.
   std::size_t bytes() const;
+  /// The same, of a whole step, in gradients; but for the strips of BF16 sums.
+  static std::int64_t gradients_held(int rank, int ranks, std::int64_t count);
 
  private:
   struct Entry {

@@ -1,0 +1,128 @@
+// `nibble train` on several processes: the same bits, whatever happens to them.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "nibble/io/run_log.h"
+#include "tests/cli/program.h"
+#include "tests/train/small_run.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Text of a file that may vanish at any moment, as those of processes do.
+std::string contents(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+class RanksOfTheProgram : public testing::Test {
+ protected:
+  void SetUp() override {
+#ifndef NIBBLE_MPIRUN
+    GTEST_SKIP() << "built without MPI";
+#endif
+    if (std::system("command -v mpirun > /dev/null") != 0) GTEST_SKIP() << "no mpirun here";
+    std::ofstream(folder_.path() / "c.toml") << small_config_text(write_small_data(folder_.path()), 400);
+  }
+  std::string out(const std::string& name) const { return (folder_.path() / name).string(); }
+  std::string command(const std::string& name, int steps, const std::string& options = "") const {
+    return fmt::format(
+        "train --config {}/c.toml --set train.micro_batch=1 --set train.steps={} --deterministic --out {} {}",
+        folder_.path().string(), steps, out(name), options);
+  }
+  /// A rank of the run, or 0.
+  pid_t rank_of(const std::string& name, int rank) const {
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+      if (contents(entry.path() / "cmdline").find(out(name)) == std::string::npos) continue;
+      const std::string variable = fmt::format("OMPI_COMM_WORLD_RANK={}", rank);
+      if (contents(entry.path() / "environ").find(variable + '\0') != std::string::npos) {
+        return static_cast<pid_t>(std::stol(entry.path().filename().string()));
+      }
+    }
+    return 0;
+  }
+  /// Waits until the run has logged so many steps; false after a minute without.
+  bool wait_for_step(const std::string& name, int step) const {
+    for (int i = 0; i < 1200; ++i) {
+      const std::string log = contents(out(name) + "/metrics.jsonl");
+      if (std::count(log.begin(), log.end(), '\n') >= step) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+    return false;
+  }
+  TemporaryDirectory folder_;
+};
+
+const std::string kQuiet = "NIBBLE_DIST_TIMEOUT=60 OMP_NUM_THREADS=1";
+
+TEST_F(RanksOfTheProgram, GiveTheBitsOfOneProcess) {
+  ASSERT_EQ(run(command("1", 12)).code, 0);
+  for (const int ranks : {2, 3}) {
+    const Output several = run(command(std::to_string(ranks), 12, fmt::format("--ranks {}", ranks)), kQuiet);
+    ASSERT_EQ(several.code, 0) << several.text;
+    expect_same_run(out("1"), out(std::to_string(ranks)));
+  }
+}
+
+TEST_F(RanksOfTheProgram, ARankThatIsKilledCostsTheStepsSinceTheLastCheckpointAndNoBit) {
+  constexpr int kSteps = 400;
+  ASSERT_EQ(run(command("whole", kSteps)).code, 0);
+  Output outcome;
+  std::thread job([&] { outcome = run(command("killed", kSteps, "--ranks 2 --restarts 5"), kQuiet); });
+  int killed = 0;
+  for (const auto& [step, rank] : {std::pair{20, 1}, {120, 0}}) {
+    ASSERT_TRUE(wait_for_step("killed", step));
+    const pid_t victim = rank_of("killed", rank);
+    if (victim > 0 && kill(victim, SIGKILL) == 0) ++killed;
+  }
+  job.join();
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_GT(killed, 0);
+  EXPECT_NE(outcome.text.find("restart 1 of 5"), std::string::npos) << outcome.text;
+  expect_same_run(out("whole"), out("killed"));
+}
+
+TEST_F(RanksOfTheProgram, ASignalToTheLauncherSavesTheRun) {
+  const std::string arguments = command("stopped", 100000, "--ranks 2 --restarts 5");
+  const std::string line = "cd " NIBBLE_SOURCE_DIR " && " + kQuiet + " exec " NIBBLE_BINARY_DIR "/nibble " + arguments;
+  const pid_t launcher = fork();
+  ASSERT_GE(launcher, 0);
+  if (launcher == 0) {
+    execl("/bin/sh", "sh", "-c", (line + " > /dev/null 2>&1").c_str(), nullptr);
+    _exit(127);
+  }
+  ASSERT_TRUE(wait_for_step("stopped", 5));
+  kill(launcher, SIGTERM);
+  int status = 0;
+  waitpid(launcher, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130);
+  const RunLog log = load_run(out("stopped"));
+  ASSERT_FALSE(log.steps.empty());
+  EXPECT_EQ(load_state(newest_checkpoint(out("stopped")).value()).step, log.steps.back().step);
+}
+
+TEST_F(RanksOfTheProgram, MistakesAreRefused) {
+  expect_mistake(command("x", 2, "--ranks 0"), "at least one rank");
+  const std::string as_rank = "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2";
+  const Output inner = run(command("x", 2, "--ranks 2"), as_rank);
+  EXPECT_EQ(inner.code, 2);
+  EXPECT_NE(inner.text.find("this process is one of several ranks already"), std::string::npos) << inner.text;
+  const Output compare = run("compare --config configs/demo.toml --recipes bf16 --out " + out("x"), as_rank);
+  EXPECT_EQ(compare.code, 2);
+  EXPECT_NE(compare.text.find("'nibble compare' is one process"), std::string::npos) << compare.text;
+  const Output many = run(command("many", 2, "--ranks 5"), kQuiet);  // of four micro-batches
+  EXPECT_EQ(many.code, 2);
+  EXPECT_NE(many.text.find("a step of 4 micro-batches cannot be shared by 5 ranks"), std::string::npos) << many.text;
+}
+
+}  // namespace
+}  // namespace nibble
