@@ -1,6 +1,7 @@
 // Ranks that are threads of one process, for properties over many numbers of ranks.
 #pragma once
 
+#include <algorithm>
 #include <barrier>
 #include <cstring>
 #include <exception>
@@ -46,18 +47,22 @@ class ThreadRank final : public Communicator {
         from.bytes());
     return {};
   }
-  /// F32 sums, in the order of ranks.
+  /// F32 and BF16, in the order of ranks.
   Pending do_all_reduce(const Tensor& x, Reduce reduce) override {
-    if (x.dtype() != DType::F32 || reduce != Reduce::Sum) throw InternalError("not here");
-    std::vector<float> sum(static_cast<std::size_t>(x.numel()));
-    exchange(
-        x,
-        [&](std::size_t r, const Tensor& theirs, std::size_t) {
-          const auto* from = theirs.data<float>();
-          for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = r == 0 ? from[i] : sum[i] + from[i];
-        },
-        x.bytes());
-    std::memcpy(x.raw(), sum.data(), x.bytes());
+    std::vector<float> result(static_cast<std::size_t>(x.numel()));
+    dispatch_float(x.dtype(), [&]<class T>(T*) {
+      exchange(
+          x,
+          [&](std::size_t r, const Tensor& theirs, std::size_t) {
+            const T* from = theirs.data<T>();
+            for (std::size_t i = 0; i < result.size(); ++i) {
+              const float v = to_float(from[i]);
+              result[i] = r == 0 ? v : reduce == Reduce::Sum ? result[i] + v : std::max(result[i], v);
+            }
+          },
+          x.bytes());
+      for (std::size_t i = 0; i < result.size(); ++i) x.data<T>()[i] = from_float<T>(result[i]);
+    });
     return {};
   }
   Pending do_reduce_scatter(const Tensor&, const Tensor&, Reduce) override { throw InternalError("not here"); }

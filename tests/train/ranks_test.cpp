@@ -123,6 +123,51 @@ TEST(Ranks, WithoutTheModeDifferInTheLastBitsOfTheSum) {
   }
 }
 
+class ExchangedAs : public testing::TestWithParam<ExchangeFormat> {};
+
+TEST_P(ExchangedAs, GradientsStayNearThoseThatAreStored) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 6);
+  config.deterministic = false;
+  for (const auto& [optimizer, gradients] :
+       {std::pair{OptimizerKind::AdamW, DType::F32}, {OptimizerKind::AdamWFp8, DType::BF16}}) {
+    config.optimizer = optimizer;
+    config.gradients = gradients;
+    config.exchange = ExchangeFormat::Stored;
+    const Recipe recipe = recipe_for_test("wang2025");
+    const auto run_of = [&](const std::string& name, int size) {
+      const fs::path run = folder.path() / fmt::format("{}-{}-{}", name, size, static_cast<int>(optimizer));
+      EXPECT_TRUE(train_on(size, config, recipe, run));
+      return run;
+    };
+    const std::vector<StepRecord> stored = load_run(run_of("stored", 3)).steps;
+    config.exchange = GetParam();
+    const fs::path narrow = run_of("narrow", 3);
+    expect_same_run(narrow, run_of("again", 3));
+    const std::vector<StepRecord> steps = load_run(narrow).steps;
+    ASSERT_EQ(steps.size(), stored.size());
+    EXPECT_EQ(steps[0].loss, stored[0].loss);
+    const bool fp8 = GetParam() == ExchangeFormat::Fp8;
+    // An E4M3 code is off by a 16th at most and by some 2.5 % on average; errors of many elements add up in squares.
+    EXPECT_NEAR(steps[0].grad_norm, stored[0].grad_norm, (fp8 ? 1e-2 : 1e-3) * stored[0].grad_norm);
+    EXPECT_NE(steps[0].grad_norm, stored[0].grad_norm) << "nothing was rounded";
+    for (std::size_t i = 0; i < stored.size(); ++i) {  // at this learning rate steps drift apart
+      EXPECT_NEAR(steps[i].loss, stored[i].loss, (fp8 ? 0.03 : 0.01) * static_cast<double>(i + 1));
+    }
+    EXPECT_EQ(metrics_without_rates(narrow).find("exchange_saturated") != std::string::npos, fp8);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Narrow, ExchangedAs, testing::Values(ExchangeFormat::Bf16, ExchangeFormat::Fp8),
+                         [](const auto& test) { return test.param == ExchangeFormat::Fp8 ? "fp8" : "bf16"; });
+
+TEST(Ranks, FormatsThatDependOnTheirNumberAreNotDeterministic) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  config.exchange = ExchangeFormat::Fp8;
+  EXPECT_USER_ERROR(train_on(2, config, recipe_for_test("bf16"), folder.path() / "run"), "train.deterministic");
+}
+
 TEST(Ranks, MoreThanMicroBatchesAreRefused) {
   const TemporaryDirectory folder;
   TrainConfig config = config_of_ranks(write_small_data(folder.path()));

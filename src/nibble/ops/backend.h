@@ -6,6 +6,7 @@
 #include "nibble/ops/cross_entropy.h"
 #include "nibble/ops/embedding.h"
 #include "nibble/ops/gemm.h"
+#include "nibble/ops/gradient_codes.h"
 #include "nibble/ops/head_norm.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/rmsnorm.h"

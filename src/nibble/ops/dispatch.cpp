@@ -225,6 +225,31 @@ void add_in_place(const Tensor& to, const Tensor& from) {
   (gpu ? cuda::add_in_place : cpu::add_in_place)(to, from);
 }
 
+void update_amax(const Tensor& x, const Tensor& amax) {
+  const bool gpu = on_gpu("update_amax", x, amax);
+  require(amax.numel() == 1, "update_amax: amax is {}", to_string(amax));
+  (gpu ? cuda::update_amax : cpu::update_amax)(x, amax);
+}
+
+void encode_gradient(const Tensor& x, const Tensor& amax, int ranks, const Tensor& codes) {
+  const bool gpu = on_gpu("encode_gradient", x, amax, codes);
+  require(codes.numel() == x.numel(), "encode_gradient: {} into {}", to_string(x), to_string(codes));
+  (gpu ? cuda::encode_gradient : cpu::encode_gradient)(x, amax, ranks, codes);
+}
+
+void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const Tensor& saturated) {
+  const bool gpu = on_gpu("add_gradient_codes", codes, sum, saturated);
+  require(ranks > 0 && codes.numel() == ranks * sum.numel(), "add_gradient_codes: {} of {} ranks into {}",
+          to_string(codes), ranks, to_string(sum));
+  (gpu ? cuda::add_gradient_codes : cpu::add_gradient_codes)(codes, ranks, sum, saturated);
+}
+
+void decode_gradient(const Tensor& codes, const Tensor& amax, int ranks, const Tensor& x) {
+  const bool gpu = on_gpu("decode_gradient", codes, amax, x);
+  require(codes.numel() == x.numel(), "decode_gradient: {} into {}", to_string(codes), to_string(x));
+  (gpu ? cuda::decode_gradient : cpu::decode_gradient)(codes, amax, ranks, x);
+}
+
 std::int64_t first_non_finite(const Tensor& x) {
   return (on_gpu("first_non_finite", x) ? cuda::first_non_finite : cpu::first_non_finite)(x);
 }

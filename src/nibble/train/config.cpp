@@ -19,6 +19,8 @@ const std::vector<std::pair<const char*, MxProducts>> kMxProducts = {{"fp8", MxP
                                                                      {"bf16", MxProducts::Bf16}};
 const std::vector<std::pair<const char*, Fp8Accumulation>> kFp8Accumulations = {{"f32", Fp8Accumulation::F32},
                                                                                 {"fast", Fp8Accumulation::Fast}};
+const std::vector<std::pair<const char*, ExchangeFormat>> kExchanges = {
+    {"stored", ExchangeFormat::Stored}, {"bf16", ExchangeFormat::Bf16}, {"fp8", ExchangeFormat::Fp8}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
 
 Device found_device(std::optional<Device> wanted) {
@@ -57,6 +59,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.fp8_accumulation = train.choice("fp8_accumulation", c.fp8_accumulation, kFp8Accumulations);
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
   c.deterministic = train.boolean("deterministic", c.deterministic);
+  c.exchange = train.choice("exchange", c.exchange, kExchanges);
   c.init = train.text("init", "");
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
@@ -123,6 +126,7 @@ mxfp4_products = "{}"
 fp8_accumulation = "{}"
 cuda_graphs = {}
 deterministic = {}
+exchange = "{}"
 init = "{}"
 seed = {}
 
@@ -149,11 +153,11 @@ keep_checkpoints = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
-                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.deterministic, c.init.string(),
-                     c.seed, name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
-                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
-                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
-                     c.keep_checkpoints) +
+                     name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.deterministic,
+                     name(kExchanges, c.exchange), c.init.string(), c.seed, name(kOptimizers, c.optimizer),
+                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
+                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
          "\n" + to_toml(c.alarms);
 }
 

@@ -12,6 +12,7 @@
 #include "nibble/ops/gemm.h"
 #include "nibble/tensor/tensor.h"
 #include "nibble/train/alarms.h"
+#include "nibble/train/exchange_format.h"
 
 namespace nibble {
 
@@ -42,7 +43,8 @@ struct TrainConfig {
   Fp8Accumulation fp8_accumulation = Fp8Accumulation::F32;
   bool cuda_graphs = false;    ///< blocks are handed to a GPU as CUDA graphs; same bits
   bool deterministic = false;  ///< sums over micro-batches in an order that ranks do not change (dist/ordered_sum.h)
-  std::uint64_t seed = 1;      ///< of the initial weights, the data order and stochastic rounding
+  ExchangeFormat exchange = ExchangeFormat::Stored;  ///< of gradients, between ranks
+  std::uint64_t seed = 1;                            ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;

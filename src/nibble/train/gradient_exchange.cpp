@@ -7,24 +7,6 @@ namespace nibble {
 
 namespace {
 
-/// The run of `flat` that holds the gradients of parameters [first, last), which lie in it one behind the other;
-/// undefined where it holds none of them.
-Tensor range_of(const Tensor& flat, const std::vector<Parameter>& parameters, std::size_t first, std::size_t last) {
-  const auto* base = static_cast<const std::byte*>(flat.raw());
-  const auto size = static_cast<std::int64_t>(dtype_size(flat.dtype()));
-  std::int64_t begin = -1;
-  std::int64_t end = -1;
-  for (std::size_t i = first; i < last; ++i) {
-    const Tensor& grad = parameters[i].grad;
-    if (grad.dtype() != flat.dtype()) continue;
-    const std::int64_t at = (static_cast<const std::byte*>(grad.raw()) - base) / size;
-    if (begin < 0) begin = end = at;
-    require(at == end, "the gradient of {} does not follow the one before it", parameters[i].name);
-    end += grad.numel();
-  }
-  return begin < 0 ? Tensor() : flat.elements(begin, end);
-}
-
 Tensor piece_of(const Tensor& flat, const Communicator& communicator) {
   const std::int64_t n = flat.numel() / communicator.size();
   return flat.elements(communicator.rank() * n, (communicator.rank() + 1) * n);
@@ -32,12 +14,20 @@ Tensor piece_of(const Tensor& flat, const Communicator& communicator) {
 
 }  // namespace
 
-GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered)
+GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered,
+                                   ExchangeFormat format)
     : communicator_(communicator),
       model_(model),
       mine_(positions_of(communicator.rank(), communicator.size(), micro_batches)),
       micro_batches_(micro_batches),
-      ordered_(ordered && micro_batches > 1) {
+      ordered_(ordered && micro_batches > 1),
+      format_(format),
+      saturated_(DType::I32, {1}, model.device()) {
+  if (ordered && format != ExchangeFormat::Stored) {
+    user_error(
+        "train.exchange rounds otherwise on each number of ranks, and train.deterministic is to be the same on all: "
+        "leave one of them out");
+  }
   if (micro_batches < communicator.size()) {
     user_error(
         "a step of {} micro-batches cannot be shared by {} ranks: start fewer ranks, or set a smaller "
@@ -52,11 +42,13 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
 
 Llama::GradientsReady GradientExchange::ready(std::int64_t position) {
   if (ordered_ || communicator_.size() == 1 || position + 1 < mine_.end) return {};
+  if (format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
   return [this](std::size_t first, std::size_t last) {
-    for (const Tensor& flat : model_.padded_grads()) {
-      const Tensor range = range_of(flat, model_.parameters(), first, last);
-      if (range.defined()) under_way_.push_back(communicator_.start_all_reduce(range, Reduce::Sum));
+    if (started_ == buckets_.size()) {
+      buckets_.push_back(make_gradient_bucket(format_, communicator_, model_, first, last, saturated_));
     }
+    for (std::size_t i = 0; i < started_; ++i) buckets_[i]->advance();
+    buckets_[started_++]->start();
   };
 }
 
@@ -78,6 +70,8 @@ void GradientExchange::finish() {
     }
   }
   under_way_.clear();  // waits
+  for (std::size_t i = 0; i < started_; ++i) buckets_[i]->finish();
+  started_ = 0;
   share_observed();
 }
 
@@ -122,8 +116,15 @@ void GradientExchange::share_observed() {
   }
 }
 
+std::int64_t GradientExchange::saturated() const {
+  std::int32_t count = 0;
+  copy(saturated_, Tensor::of(&count, {1}));
+  return count;
+}
+
 std::size_t GradientExchange::bytes() const {
   std::size_t total = observed_.view().bytes();
+  for (const auto& bucket : buckets_) total += bucket->bytes();
   for (const OrderedSum& sum : sums_) total += sum.bytes();
   for (const OrderedSum& sum : observed_sum_) total += sum.bytes();
   return total;

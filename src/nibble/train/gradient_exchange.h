@@ -5,8 +5,9 @@
 //
 //   added up as they come    a rank's passes add to the model's gradients one after the other; in its last pass each
 //                            range of parameters sets out as an all_reduce as soon as its gradients are written, beside
-//                            the backward of the blocks below. Sums depend on R in their last bits. On one rank: what
-//                            a loop over micro-batches gives, and nothing is moved.
+//                            the backward of the blocks below, in a format of its own if need be (gradient_bucket.h).
+//                            Sums depend on R in their last bits, in FP8 in more. On one rank: what a loop over
+//                            micro-batches gives, and nothing is moved.
 //   ordered                  every pass overwrites the gradients, and OrderedSum adds them along a tree over positions:
 //                            the same bits on any number of ranks, one included. Every rank then gathers all pieces.
 //
@@ -17,14 +18,17 @@
 
 #include "nibble/dist/ordered_sum.h"
 #include "nibble/model/llama.h"
+#include "nibble/train/gradient_bucket.h"
 
 namespace nibble {
 
 class GradientExchange {
  public:
   /// Of steps of `micro_batches` passes by all ranks. The model was made with ParameterStorage::pieces = ranks.
-  /// UserError for fewer passes than ranks. `model` and `communicator` must outlive it.
-  GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered);
+  /// UserError for fewer passes than ranks, and for an ordered sum that is to travel in another format. `model` and
+  /// `communicator` must outlive it.
+  GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered,
+                   ExchangeFormat format = ExchangeFormat::Stored);
 
   /// What this rank computes of a step.
   const Positions& mine() const { return mine_; }
@@ -36,6 +40,8 @@ class GradientExchange {
   void passed();
   /// After the last one: the model's gradients, and what it observed, are sums over all passes of the step.
   void finish();
+  /// Elements of this rank's pieces whose FP8 sum was held to 448 in the step that is finished; 0 for other formats.
+  std::int64_t saturated() const;
   /// Memory that is held beside the gradients.
   std::size_t bytes() const;
 
@@ -48,8 +54,12 @@ class GradientExchange {
   Positions mine_;
   std::int64_t micro_batches_;
   bool ordered_;
+  ExchangeFormat format_;
   std::vector<OrderedSum> sums_;  // of each of Llama::padded_grads
   std::vector<Pending> under_way_;
+  std::vector<std::unique_ptr<GradientBucket>> buckets_;  // in the order in which they become ready
+  std::size_t started_ = 0;                               // of this step
+  OwnedTensor saturated_;                                 // I32 [1]
   // Observations of all layers one after the other, padded to a multiple of the ranks; made when there are some.
   OwnedTensor observed_;
   std::vector<OrderedSum> observed_sum_;

@@ -115,7 +115,7 @@ class Trainer {
         plan_(planned(recipe)),
         model_(config.model, recipe, config.seed, DType::BF16, config.device,
                storage_for(config.optimizer, config.gradients, ranks.size())),
-        exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic),
+        exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms) {
@@ -237,7 +237,7 @@ class Trainer {
   std::size_t memory_peak() {
     // The optimizer counts the master weights that are the model's own.
     std::size_t bytes = model_.flat_values().bytes() + model_.gradient_bytes() + optimizer_->bytes() +
-                        model_.working_copy_peak_bytes() + model_.activation_peak_bytes();
+                        exchange_.bytes() + model_.working_copy_peak_bytes() + model_.activation_peak_bytes();
     model_.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
     return bytes;
   }
@@ -268,6 +268,15 @@ class Trainer {
     for (const double count : gather_positions(ranks_, counts, passes)) all += static_cast<std::int64_t>(count);
     require(all > 0, "a batch without a target that counts");  // the loader leaves such sequences out
     return all;
+  }
+
+  /// Of the elements that travelled in FP8, those whose sum was held to the format's largest value.
+  std::optional<double> saturated_share() {
+    if (config_.exchange != ExchangeFormat::Fp8 || ranks_.size() == 1) return std::nullopt;
+    const double mine[] = {static_cast<double>(exchange_.saturated())};
+    double all = 0;
+    for (const double of_rank : gather_positions(ranks_, mine, ranks_.size())) all += of_rank;
+    return all / static_cast<double>(config_.model.parameters());
   }
 
   static std::int64_t counted(const Llama::Batch& batch) {
@@ -339,6 +348,7 @@ class Trainer {
     nlohmann::ordered_json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
                                    {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
     if (loader_.shards().masked()) line["counted_tokens"] = loss.tokens;
+    if (const auto share = saturated_share()) line["exchange_saturated"] = *share;
     if (model_.recipe().stages.size() > 1) line["stage"] = clock_.stage() + 1;
     if (resets > 0) line["weights_reset"] = resets;
     gradient_to_noise_.reset();

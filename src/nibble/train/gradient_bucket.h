@@ -1,0 +1,43 @@
+// Gradients of neighbouring parameters on their way to being sums over ranks, in the format that travels.
+//
+//   as stored    all_reduce of the flat ranges, F32 or BF16
+//   BF16         all_reduce of a copy rounded to BF16, whose sums come back to F32
+//   FP8          matrices by ops/gradient_codes.h, one scale a tensor; vectors as stored:
+//                  1  all_reduce Max of the amaxes
+//                  2  all_to_all of codes: each rank has all ranks' codes of its piece, and adds them in F32
+//                  3  all_gather of the sums' codes
+//
+//                                   FP8          BF16         F32
+//   sent by a rank, bytes/element   2 (R-1)/R    4 (R-1)/R    8 (R-1)/R
+//
+// FP8 has steps that wait for each other. `advance` takes a bucket from one to the next, so that the buckets behind it
+// are computed meanwhile and nobody waits for a message that has just been sent.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "nibble/dist/communicator.h"
+#include "nibble/model/llama.h"
+#include "nibble/train/exchange_format.h"
+
+namespace nibble {
+
+class GradientBucket {
+ public:
+  virtual ~GradientBucket() = default;
+  /// The gradients are written: they set out. Returns at once.
+  virtual void start() = 0;
+  /// The next step, where there is one and the last one's messages have come; waits for them.
+  virtual void advance() {}
+  /// The gradients are sums over ranks.
+  virtual void finish() = 0;
+  virtual std::size_t bytes() const { return 0; }
+};
+
+/// Of parameters [first, last). FP8 adds to `saturated` (I32 [1]) how many elements of the pieces that this rank adds
+/// did; communicator and model outlive the bucket.
+std::unique_ptr<GradientBucket> make_gradient_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
+                                                     std::size_t first, std::size_t last, const Tensor& saturated);
+
+}  // namespace nibble
