@@ -70,6 +70,79 @@ TEST(CostCommand, SaysWhichRunsFitByRecipeOptimizerAndRecomputation) {
   EXPECT_EQ(run("cost " + question + "--recompute much").code, 2);
 }
 
+TEST(CostCommand, SaysWhatARankSendsAndKeeps) {
+  const std::string question = "--model llama-1.3b --recipe nvfp4 --device h100-sxm ";
+  const Output out = run("cost " + question + "--gpus 8 --nodes 2 --zero 3 --gradients bf16");
+  EXPECT_EQ(out.code, 0) << out.text;
+  for (const char* part : {"memory of a rank", "exchange buffers", "communication of 16 GPUs in 2 nodes, ZeRO-3",
+                           "gradients, bf16", "weights for the passes", "are saved", "exposed", "400 Gbit/s"}) {
+    EXPECT_NE(out.text.find(part), std::string::npos) << part << "\n" << out.text;
+  }
+  const nlohmann::json json = cost(question + "--gpus 8 --nodes 2 --zero 1 --gradients fp8");
+  const nlohmann::json& p = json["parallel"];
+  EXPECT_EQ(p["ranks"], 16);
+  EXPECT_EQ(p["zero"], 1);
+  EXPECT_EQ(p["gradients"], "fp8");
+  EXPECT_EQ(json["run"]["devices"], 16.0);
+  double sum = 0;
+  for (const char* kind : {"gradients", "amax", "parameters", "weights"}) {
+    for (const char* link : {"node", "network", "total"}) {
+      EXPECT_TRUE(p["bytes_sent"][kind][link].is_number()) << kind << " " << link;
+    }
+    sum += p["bytes_sent"][kind]["total"].get<double>();
+  }
+  EXPECT_NEAR(p["bytes_sent"]["sum"]["total"].get<double>() / sum, 1, 1e-12);
+  for (const char* key : {"communication_seconds", "exposed_seconds", "step_seconds", "bf16_weight_bytes"}) {
+    EXPECT_TRUE(p[key].is_number()) << key;
+  }
+  EXPECT_EQ(p["network_link"]["bytes_per_second"], 50e9);
+  EXPECT_TRUE(json["device"]["sources"].contains("links"));
+}
+
+TEST(CostCommand, SaysNothingOfRanksWhereThereIsOne) {
+  const std::string question = "--model quartet-30m --recipe nvfp4 --device h100-sxm ";
+  const nlohmann::json plain = cost(question);
+  EXPECT_FALSE(plain.contains("parallel"));
+  EXPECT_EQ(plain, cost(question + "--gpus 1 --nodes 1 --zero 3"));
+}
+
+TEST(CostCommand, LinksAreParameters) {
+  const std::string question = "--model llama-1.3b --recipe bf16 --device h100-sxm --batch 8 --gpus 8 --nodes 4 ";
+  const nlohmann::json usual = cost(question);
+  const nlohmann::json slow = cost(question + "--network 10 --node-link 20");
+  EXPECT_EQ(slow["parallel"]["network_link"]["bytes_per_second"], 1.25e9);
+  EXPECT_EQ(slow["parallel"]["node_link"]["bytes_per_second"], 20e9);
+  EXPECT_GT(slow["parallel"]["exposed_seconds"], usual["parallel"]["exposed_seconds"]);
+  EXPECT_EQ(slow["parallel"]["bytes_sent"], usual["parallel"]["bytes_sent"]);
+}
+
+TEST(CostCommand, DrawsScalingCurves) {
+  const std::string question = "--model llama-1.3b --recipe wang2025 --device h100-sxm --zero 1 --gradients bf16 ";
+  const nlohmann::json weak = cost(question + "--scaling weak");
+  ASSERT_EQ(weak["rows"].size(), 15u);
+  EXPECT_EQ(weak["scaling"], "weak");
+  EXPECT_TRUE(weak["ended"].is_null());
+  EXPECT_EQ(weak["rows"][14]["ranks"], 16384);
+  EXPECT_EQ(weak["rows"][14]["nodes"], 2048);
+  for (const auto& row : weak["rows"]) {
+    for (const char* key : {"ranks", "gpus", "nodes", "sequences", "tokens_per_second", "efficiency", "exposed_seconds",
+                            "communication_seconds", "step_seconds", "memory_bytes"}) {
+      EXPECT_TRUE(row[key].is_number()) << key;
+    }
+  }
+  EXPECT_EQ(weak["rows"][0]["bytes_sent"]["sum"]["total"], 0);
+  // One GPU is the plain question.
+  EXPECT_EQ(weak["rows"][0]["tokens_per_second"],
+            cost("--model llama-1.3b --recipe wang2025 --device h100-sxm --gradients bf16")["tokens_per_second"]);
+  const nlohmann::json strong = cost(question + "--scaling strong --batch 64 --micro-batch 4");
+  ASSERT_EQ(strong["rows"].size(), 5u);
+  EXPECT_EQ(strong["rows"][4]["sequences"], 4);
+  EXPECT_NE(strong["ended"].get<std::string>().find("fewer than 32 GPUs"), std::string::npos);
+  const Output text = run("cost " + question + "--scaling strong --nodes 2");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.text.find("efficiency %"), std::string::npos) << text.text;
+}
+
 TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
   const std::pair<const char*, const char*> mistakes[] = {
       {"cost --model llama2-7b --recipe bf16 --device b2000", "did you mean 'b200'"},
@@ -78,6 +151,19 @@ TEST(CostCommand, MistakesGetOneSentenceAndExitCode2) {
       {"cost --model llama2-7b --recipe bf16 --device b200 --batch 3 --micro-batch 2", "does not divide"},
       {"cost --model llama2-7b --recipe bf16 --device b200 --optimizer sgd", "must be adamw, adamw-fp8 or fp8-lm"},
       {"cost --model llama2-7b --recipe bf16 --device b200 --devices 0", "--devices"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --gpus 8 --zero 4", "--zero is 4"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --gpus 8 --gradients fp4", "must be f32, bf16 or fp8"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --gradients fp8", "between GPUs"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --gpus 8 --devices 8", "--devices"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --gpus -8", "--gpus"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --scaling up", "must be weak or strong"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --scaling weak --gpus 6", "power of two"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --scaling weak --memory", "two tables"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --scaling strong --nodes 4 --batch 64 --micro-batch 4",
+       "16 micro-batches of 4, fewer than 32 GPUs"},
+      {"cost --model llama2-7b --recipe bf16 --device b200 --scaling strong --nodes 1 --batch 48 --micro-batch 4",
+       "does not divide by 8 GPUs"},
+      {"cost --model quartet-30m --recipe bf16 --device cpu --gpus 2", "[links]"},
       {"league", "--compare"},
       {"league --recipes bf16", "--config"},
       {"league --compare docs", "holds neither compare.json nor completed runs"}};

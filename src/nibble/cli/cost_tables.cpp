@@ -5,6 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "nibble/cli/cost_parallel.h"
 #include "nibble/cost/published.h"
 #include "nibble/io/format.h"
 #include "nibble/report/table.h"
@@ -65,11 +66,13 @@ std::string layer_table(const CostEstimate& e) {
   return format_table(table);
 }
 
+bool spreads(const CostQuestion& q) { return q.parallel.cluster.ranks() > 1; }
+
 std::string memory_part(const CostQuestion& q, const CostEstimate& e) {
   const bool fits = e.memory.total() <= q.device.memory_bytes;
-  return fmt::format("memory, recomputing {}\n{}\n{} into {} of memory; {} a pass at most\n",
-                     recompute_name(q.recompute), memory_table(e.memory), fits ? "fits" : "does not fit",
-                     memory_text(q.device.memory_bytes),
+  return fmt::format("memory{}, recomputing {}\n{}\n{} into {} of memory; {} a pass at most\n",
+                     spreads(q) ? " of a rank" : "", recompute_name(q.recompute), memory_table(e.memory),
+                     fits ? "fits" : "does not fit", memory_text(q.device.memory_bytes),
                      e.largest_micro_batch == 1 ? std::string("1 sequence")
                                                 : fmt::format("{} sequences", format_integer(e.largest_micro_batch)));
 }
@@ -121,7 +124,11 @@ std::string assumptions_text(const CostQuestion& q) {
 
 std::string prediction_text(const CostQuestion& q, const CostEstimate& e) {
   std::string out = fmt::format("{} tokens/s predicted", format_rate(e.tokens_per_second));
-  if (q.devices > 1) out += fmt::format(" on {:g} devices (perfect scaling)", q.devices);
+  if (spreads(q)) {
+    out += fmt::format(" on {:g} GPUs", q.devices);
+  } else if (q.devices > 1) {
+    out += fmt::format(" on {:g} devices (perfect scaling)", q.devices);
+  }
   out += fmt::format(", {:.1f} % of the 16-bit peak in model FLOPs; {} tokens take {}", 100 * e.model_flops_share,
                      format_count(q.tokens), format_duration(e.run_seconds));
   if (q.usd_per_device_hour > 0) {
@@ -201,6 +208,7 @@ std::string cost_text(const CostQuestion& q, const CostEstimate& e, const CostLo
   out += fmt::format("the twelve products of block {}, one pass of {} tokens\n", e.layer_index,
                      format_integer(q.batch.micro_sequences * q.batch.seq));
   out += layer_table(e) + "\n" + memory_part(q, e) + "\n";
+  if (spreads(q)) out += communication_text(q, e) + "\n";
   out += prediction_text(q, e);
   out += fmt::format("speed-up of the step: {:.2f}x over BF16, {:.2f}x over FP8; theoretical relative cost {:.3f}\n",
                      e.speedup_over_bf16(), e.speedup_over_fp8(), e.theoretical_cost);
@@ -215,23 +223,32 @@ std::string memory_matrix(const CostQuestion& question, const std::vector<Recipe
   for (const Recompute level : kLevels) table.columns.push_back({fmt::format("recompute {}", recompute_name(level))});
   table.columns.push_back({"sequences that fit"});
   CostQuestion q = question;
+  Sharding sharding = q.parallel.sharding();
   for (const Recipe& recipe : recipes) {
     for (const auto& [optimizer, gradients] :
          {std::pair{"adamw", "f32"}, {"adamw", "bf16"}, {"adamw-fp8", "f32"}, {"adamw-fp8", "bf16"}}) {
       q.optimizer = optimizer_layout(optimizer, gradients);
+      // The rows vary the stored gradient; what travels is FP8 where that was asked for.
+      if (q.parallel.gradients != GradientFormat::FP8) {
+        sharding.travelling_gradient = gradient_format_bytes(read_gradient_format(gradients));
+      }
       std::vector<std::string> row = {recipe.name, optimizer, gradients};
       std::string most;
       for (const Recompute level : kLevels) {
-        row.push_back(memory_text(memory_cost(q.model, recipe, q.batch, q.optimizer, level, q.device).total()));
+        row.push_back(
+            memory_text(memory_cost(q.model, recipe, q.batch, q.optimizer, level, q.device, sharding).total()));
         most += fmt::format("{}{}", most.empty() ? "" : " / ",
-                            largest_micro_batch(q.model, recipe, q.batch, q.optimizer, level, q.device));
+                            largest_micro_batch(q.model, recipe, q.batch, q.optimizer, level, q.device, sharding));
       }
       row.push_back(most);
       table.rows.push_back(row);
     }
   }
-  return fmt::format("memory of {} on {} ({}), {} sequences of {} a pass\n{}", q.model.name, q.device.title,
-                     memory_text(q.device.memory_bytes), q.batch.micro_sequences, q.batch.seq, format_table(table));
+  const std::string ranks =
+      spreads(q) ? fmt::format(", each of {} with ZeRO-{}", q.parallel.cluster.ranks(), q.parallel.zero) : "";
+  return fmt::format("memory of {} on {} ({}){}, {} sequences of {} a pass\n{}", q.model.name, q.device.title,
+                     memory_text(q.device.memory_bytes), ranks, q.batch.micro_sequences, q.batch.seq,
+                     format_table(table));
 }
 
 std::string cost_json(const CostQuestion& q, const CostEstimate& e, const CostLoss& loss) {
@@ -239,7 +256,9 @@ std::string cost_json(const CostQuestion& q, const CostEstimate& e, const CostLo
   const ZhouCost zhou = zhou_of(q);
   const Worth worth = judge_worth(e, loss.token_factor());
   Json sources = Json::object();
-  for (const auto& [table, source] : q.device.sources) sources[table] = source;
+  for (const auto& [table, source] : q.device.sources) {
+    if (spreads(q) || table != "links") sources[table] = source;
+  }
   Json json = {
       {"model", q.model.name},
       {"parameters", q.model.parameters()},
@@ -289,6 +308,7 @@ std::string cost_json(const CostQuestion& q, const CostEstimate& e, const CostLo
         {"time_to_equal_loss_over_bf16", finite(worth.time_to_equal_loss)},
         {"time_to_equal_loss_over_fp8", finite(worth.time_to_equal_loss_fp8)},
         {"sentence", worth_sentence(q, e, loss.token_factor())}}}};
+  if (spreads(q)) json["parallel"] = communication_json(q, e.parallel);
   if (loss.known) {
     json["loss"] = {{"law", loss.law},
                     {"eff_n", loss.values.n},

@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kTera = 1e12;
 constexpr double kGiga = 1e9;
+constexpr double kMicro = 1e-6;
 
 std::size_t index(Unit unit) { return static_cast<std::size_t>(unit); }
 
@@ -85,6 +86,16 @@ DeviceSpec parse_device(const std::string& text, const std::string& origin) {
   device.gather_bandwidth = positive(memory, "gather_gb_s", 1e9) * kGiga;
   device.sources.emplace_back("memory", memory.text("source"));
   memory.finish();
+
+  if (root.has("links")) {
+    const ConfigTable links = root.table("links");
+    device.node_link = {positive(links, "node_gb_s", 1e9) * kGiga, positive(links, "node_achieved", 1),
+                        positive(links, "node_latency_us", 1e6) * kMicro};
+    device.network_link = {positive(links, "network_gbit_s", 1e9) * kGiga / 8, positive(links, "network_achieved", 1),
+                           positive(links, "network_latency_us", 1e6) * kMicro};
+    device.sources.emplace_back("links", links.text("source"));
+    links.finish();
+  }
 
   const ConfigTable price = root.table("price");
   device.usd_per_hour = price.number("usd_per_hour", 0, 0, 1e6);

@@ -23,6 +23,14 @@ enum class Unit : std::uint8_t {
 inline constexpr std::size_t kUnits = 5;
 const char* unit_name(Unit unit);  ///< "fp4", ...
 
+/// What one GPU sends over, in each direction.
+struct Link {
+  double bandwidth = 0;  ///< bytes a second
+  double achieved = 1;   ///< of it, by large messages
+  double latency = 0;    ///< seconds of a step of a collective
+  double rate() const { return bandwidth * achieved; }
+};
+
 struct DeviceSpec {
   std::string name;
   std::string title;
@@ -43,6 +51,10 @@ struct DeviceSpec {
   /// Bytes a second at which rows are gathered from cache for a sparse residual's product.
   double gather_bandwidth = 0;
 
+  /// To the GPUs of its node, and to those of others; both without bandwidth where the file says nothing of them.
+  Link node_link;
+  Link network_link;
+
   double usd_per_hour = 0;
   std::string price_date;
   /// Table of the file and where its figures come from.
@@ -54,6 +66,7 @@ struct DeviceSpec {
   /// Bf16, or F32 where there is none.
   Unit high_precision() const { return has(Unit::Bf16) ? Unit::Bf16 : Unit::F32; }
   double attention_rate() const;
+  bool has_links() const { return node_link.bandwidth > 0 && network_link.bandwidth > 0; }
 };
 
 /// Throws UserError with file, line and key for anything missing, unknown or out of range.

@@ -11,12 +11,21 @@ CostEstimate estimate_cost(const CostQuestion& q) {
   const auto step = [&](const Recipe& recipe) {
     return step_cost(q.model, recipe, q.device, q.batch, q.optimizer, q.assumptions);
   };
+  const auto parallel = [&](const Recipe& recipe, const StepCost& cost) {
+    return parallel_cost(q.model, recipe, q.device, q.batch, q.optimizer, q.assumptions, q.parallel, cost);
+  };
+  const Recipe bf16 = unquantised_recipe(ElementFormat::BF16);
+  const Recipe fp8 = reference_fp8();
+  const Sharding sharding = q.parallel.sharding();
   CostEstimate e;
   e.step = step(q.recipe);
-  e.bf16 = step(unquantised_recipe(ElementFormat::BF16));
-  e.fp8 = step(reference_fp8());
-  e.memory = memory_cost(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device);
-  e.largest_micro_batch = largest_micro_batch(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device);
+  e.bf16 = step(bf16);
+  e.fp8 = step(fp8);
+  e.parallel = parallel(q.recipe, e.step);
+  e.parallel_bf16 = parallel(bf16, e.bf16);
+  e.parallel_fp8 = parallel(fp8, e.fp8);
+  e.memory = memory_cost(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device, sharding);
+  e.largest_micro_batch = largest_micro_batch(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device, sharding);
   e.layer_index = q.model.layers / 2;
   const auto recipe_of = [&](const LinearShape& shape) -> const LinearRecipe& {
     const std::string name = fmt::format("layers.{}.{}", e.layer_index, shape.name);
@@ -25,11 +34,11 @@ CostEstimate estimate_cost(const CostQuestion& q) {
   e.layer = layer_products(block_linears(q.model), recipe_of, q.batch.micro_sequences * q.batch.seq, q.batch.passes(),
                            q.device, q.assumptions);
   e.theoretical_cost = theoretical_relative_cost(q.model, q.recipe);
-  e.tokens_per_second = e.step.tokens_per_second() * q.devices;
+  e.tokens_per_second = e.step.tokens / e.parallel.seconds * q.devices;
   e.run_seconds = q.tokens / e.tokens_per_second;
   e.run_usd = e.run_seconds / 3600 * q.usd_per_device_hour * q.devices;
   const double peak = q.device.peak[static_cast<std::size_t>(q.device.high_precision())];
-  e.model_flops_share = e.step.model_flops / e.step.seconds / peak;
+  e.model_flops_share = e.step.model_flops / e.parallel.seconds / peak;
   return e;
 }
 

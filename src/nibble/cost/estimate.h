@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nibble/cost/memory.h"
+#include "nibble/cost/parallel.h"
 #include "nibble/cost/twelve.h"
 
 namespace nibble {
@@ -15,15 +16,19 @@ struct CostQuestion {
   Recompute recompute = Recompute::None;  ///< counted in memory, not in time
   CostAssumptions assumptions;
   double tokens = 0;   ///< of the whole run
-  double devices = 1;  ///< scaling is taken to be perfect: the exchange of gradients is not counted
+  Parallel parallel;   ///< with several ranks, `devices` is their number and what they exchange is counted
+  double devices = 1;  ///< with one rank: scaling is taken to be perfect, the exchange of gradients is not counted
   double usd_per_device_hour = 0;
 };
 
 struct CostEstimate {
-  StepCost step;
-  StepCost bf16;  ///< the same in BF16
-  StepCost fp8;   ///< and in reference_fp8, with the recipe's exempt layers quantised too
-  MemoryPlan memory;
+  StepCost step;          ///< of one device, communication apart
+  StepCost bf16;          ///< the same in BF16
+  StepCost fp8;           ///< and in reference_fp8, with the recipe's exempt layers quantised too
+  ParallelCost parallel;  ///< the step of all ranks; `seconds` are those of `step` where there is one
+  ParallelCost parallel_bf16;
+  ParallelCost parallel_fp8;
+  MemoryPlan memory;                     ///< of one rank
   std::int64_t largest_micro_batch = 0;  ///< sequences a pass that fit into the device's memory
   LayerProducts layer;                   ///< of the block in the middle, first stage
   std::int64_t layer_index = 0;
@@ -34,8 +39,8 @@ struct CostEstimate {
   double run_usd = 0;
   double model_flops_share = 0;  ///< of the device's BF16 (FP32) peak
 
-  double speedup_over_bf16() const { return bf16.seconds / step.seconds; }
-  double speedup_over_fp8() const { return fp8.seconds / step.seconds; }
+  double speedup_over_bf16() const { return parallel_bf16.seconds / parallel.seconds; }
+  double speedup_over_fp8() const { return parallel_fp8.seconds / parallel.seconds; }
 };
 
 CostEstimate estimate_cost(const CostQuestion& question);

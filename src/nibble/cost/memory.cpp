@@ -3,7 +3,8 @@
 namespace nibble {
 
 MemoryPlan memory_cost(const LlamaConfig& model, const Recipe& recipe, const Batch& batch,
-                       const OptimizerLayout& optimizer, Recompute recompute, const DeviceSpec& device) {
+                       const OptimizerLayout& optimizer, Recompute recompute, const DeviceSpec& device,
+                       const Sharding& sharding) {
   MemoryQuestion q;
   q.model = model;
   q.model.seq = batch.seq;
@@ -15,16 +16,18 @@ MemoryPlan memory_cost(const LlamaConfig& model, const Recipe& recipe, const Bat
   if (optimizer.other_gradient > 0) q.others.gradient = optimizer.other_gradient;
   q.recompute = recompute;
   q.device = device.is_cpu ? Device::Cpu : Device::Cuda;
+  q.sharding = sharding;
   return plan_memory(q);
 }
 
 std::int64_t largest_micro_batch(const LlamaConfig& model, const Recipe& recipe, const Batch& batch,
-                                 const OptimizerLayout& optimizer, Recompute recompute, const DeviceSpec& device) {
+                                 const OptimizerLayout& optimizer, Recompute recompute, const DeviceSpec& device,
+                                 const Sharding& sharding) {
   const auto fits = [&](std::int64_t sequences) {
     Batch b = batch;
     b.micro_sequences = sequences;
     b.sequences = std::max(batch.sequences, sequences);
-    return memory_cost(model, recipe, b, optimizer, recompute, device).total() <= device.memory_bytes;
+    return memory_cost(model, recipe, b, optimizer, recompute, device, sharding).total() <= device.memory_bytes;
   };
   // It grows with the pass: the first power of two that does not fit, then halving.
   std::int64_t below = 0;

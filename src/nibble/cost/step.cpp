@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "nibble/tensor/error.h"
 
@@ -33,15 +34,25 @@ class Parts {
   std::vector<StepPart> parts_;
 };
 
+/// Of the elementwise work of a pass: RMSNorm moves 6 bytes an element forward and 14 backward, SwiGLU 6 and 10.
+constexpr double kElementwiseForward = 1.0 / 3;
+
+void spread(std::vector<double>& blocks, double seconds) {
+  for (double& block : blocks) block += seconds / static_cast<double>(blocks.size());
+}
+
 /// Parts that no recipe changes, for one pass; `tokens` of it.
 class CommonParts {
  public:
-  CommonParts(const LlamaConfig& model, const DeviceSpec& device) : m_(model), d_(device) {}
+  CommonParts(const LlamaConfig& model, const DeviceSpec& device, StepPhases& phases)
+      : m_(model), d_(device), phases_(phases) {}
 
   void add_embedding(Parts& parts, double tokens, double passes) const {
     // Rows of FP32 are read and written; the backward adds into the gradient.
     const auto width = static_cast<double>(m_.width);
-    element(parts, "embedding", passes, 2 * width * tokens, (8 + 12) * width * tokens);
+    const double seconds = element(parts, "embedding", passes, 2 * width * tokens, (8 + 12) * width * tokens);
+    phases_.embedding_forward += seconds * 8 / (8 + 12);
+    phases_.embedding_backward += seconds * 12 / (8 + 12);
   }
 
   void add_pass(Parts& parts, double tokens, std::int64_t seq, double passes) const {
@@ -56,8 +67,8 @@ class CommonParts {
     const auto attended = static_cast<double>(m_.attention_width());
     const double forward = 2 * 2 * tokens * static_cast<double>(seq) / 2 * attended * layers;
     const double heads_bytes = 2 * tokens * (qkv + attended) * layers;
-    attention(parts, "attention core, forward", passes, forward, heads_bytes);
-    attention(parts, "attention core, backward", passes, 2.5 * forward, 2 * heads_bytes);
+    spread(phases_.forward, attention(parts, "attention core, forward", passes, forward, heads_bytes));
+    spread(phases_.backward, attention(parts, "attention core, backward", passes, 2.5 * forward, 2 * heads_bytes));
 
     // RMSNorm: FP32 stream in, BF16 out; backward reads both and dY and adds into the stream's gradient. Rotary
     // embedding in place. SwiGLU in BF16. Two FP32 residual additions. In place on BF16 too: the bias, read again for
@@ -68,8 +79,11 @@ class CommonParts {
     const double block_bytes =
         2 * norm_bytes + 8 * rotated + (6 + 10) * ffn + 2 * 8 * width + 6 * bias + (6 + 6) * normed;
     const double block_flops = 2 * 12 * width + 12 * rotated + 15 * ffn + 4 * width + 2 * bias + 12 * normed;
-    element(parts, "norms and elementwise", passes, tokens * (layers * block_flops + 12 * width),
-            tokens * (layers * block_bytes + norm_bytes));
+    const double elementwise =
+        element(parts, "norms and elementwise", passes, tokens * (layers * block_flops + 12 * width),
+                tokens * (layers * block_bytes + norm_bytes));
+    spread(phases_.forward, kElementwiseForward * elementwise);
+    spread(phases_.backward, (1 - kElementwiseForward) * elementwise);
 
     const LinearShape head{"head", m_.vocab, m_.width};
     const LinearRecipe bf16 = unquantised_recipe(ElementFormat::BF16).base();
@@ -77,41 +91,55 @@ class CommonParts {
       const ProductCost cost = product_cost(bf16, head, product, tokens, d_);
       parts.add("head", product_name(product), unit_name(cost.path.unit), passes * cost.flops, passes * cost.bytes,
                 passes * cost.seconds);
+      phases_.head += passes * cost.seconds;
     }
     // Logits are written in FP32 by the product, read once; their gradient is written in BF16.
-    element(parts, "cross-entropy", passes, 6 * vocab * tokens, 6 * vocab * tokens);
+    phases_.head += element(parts, "cross-entropy", passes, 6 * vocab * tokens, 6 * vocab * tokens);
   }
 
   void add_step(Parts& parts, const OptimizerLayout& optimizer) const {
     const auto parameters = static_cast<double>(m_.parameters());
-    element(parts, "optimizer", 1, 14 * parameters, optimizer.traffic * parameters);
+    phases_.optimizer += element(parts, "optimizer", 1, 14 * parameters, optimizer.traffic * parameters);
   }
 
-  void element(Parts& parts, const char* name, double passes, double flops, double bytes) const {
+  /// Returns the seconds of all passes, as attention does.
+  double element(Parts& parts, const char* name, double passes, double flops, double bytes) const {
     const double seconds = std::max(flops / d_.rate(Unit::F32), bytes / (d_.bandwidth * d_.bandwidth_achieved));
     parts.add(name, "", "", passes * flops, passes * bytes, passes * seconds);
+    return passes * seconds;
   }
 
  private:
-  void attention(Parts& parts, const char* name, double passes, double flops, double bytes) const {
+  double attention(Parts& parts, const char* name, double passes, double flops, double bytes) const {
     const double seconds = std::max(flops / d_.attention_rate(), bytes / (d_.bandwidth * d_.bandwidth_achieved));
     parts.add(name, "", unit_name(d_.is_cpu ? Unit::F32 : Unit::Bf16), passes * flops, passes * bytes,
               passes * seconds);
+    return passes * seconds;
   }
 
   const LlamaConfig& m_;
   const DeviceSpec& d_;
+  StepPhases& phases_;
+};
+
+/// Where the seconds of a linear layer go.
+struct LinearPhases {
+  double& weights;
+  double& forward;
+  double& backward;
 };
 
 /// One linear layer during one stage, `weight` of the run: its products to `parts`, all else to `overheads`.
-void add_linear(Parts& parts, Parts& overheads, const LinearRecipe& recipe, const LinearShape& shape,
-                const DeviceSpec& device, const Batch& batch, const CostAssumptions& assumptions, double weight) {
+void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const LinearRecipe& recipe,
+                const LinearShape& shape, const DeviceSpec& device, const Batch& batch,
+                const CostAssumptions& assumptions, double weight) {
   const double tokens = batch.micro_tokens();
   const double passes = batch.passes() * weight;
   for (const Product product : kAllProducts) {
     const ProductCost cost = product_cost(recipe, shape, product, tokens, device);
     parts.add(shape.name, product_name(product), unit_name(cost.path.unit), passes * cost.flops, passes * cost.bytes,
               passes * cost.seconds);
+    (product == Product::Fprop ? phases.forward : phases.backward) += passes * cost.seconds;
   }
   const auto traffic = quantise_traffic(recipe, shape, tokens, assumptions);
   for (const Operand operand : kAllOperands) {
@@ -125,11 +153,15 @@ void add_linear(Parts& parts, Parts& overheads, const LinearRecipe& recipe, cons
                   : is_x    ? "X"
                             : "dY",
                   "", times * own.operations, times * own.bytes(), times * quantise_seconds(own, device));
+    double& phase = is_weight ? phases.weights : operand == Operand::FpropX ? phases.forward : phases.backward;
+    phase += times * quantise_seconds(own, device);
   }
   const OperandTraffic update = update_traffic(recipe, shape);
   if (update.bytes() > 0) {
     overheads.add("weight gradient and average", "", "", weight * update.operations, weight * update.bytes(),
                   weight * quantise_seconds(update, device));
+    const bool dge = recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge;
+    (dge ? phases.backward : phases.weights) += weight * quantise_seconds(update, device);
   }
   const double density = residual_density(recipe);
   if (density > 0) {
@@ -139,10 +171,18 @@ void add_linear(Parts& parts, Parts& overheads, const LinearRecipe& recipe, cons
     const double gathered = products * 2 * entries * static_cast<double>(shape.outputs);  // BF16 rows of W^T or dY
     const double seconds = std::max(flops / device.rate(Unit::F32), gathered / device.gather_bandwidth);
     overheads.add("sparse residual", "", "gather", passes * flops, passes * gathered, passes * seconds);
+    phases.forward += passes * seconds / products;
+    phases.backward += passes * seconds * (products - 1) / products;
   }
 }
 
 }  // namespace
+
+double StepPhases::sum() const {
+  const double blocks =
+      std::accumulate(forward.begin(), forward.end(), std::accumulate(backward.begin(), backward.end(), 0.0));
+  return weights + embedding_forward + blocks + head + embedding_backward + optimizer;
+}
 
 Batch default_batch(std::int64_t seq) {
   const std::int64_t micro = std::max<std::int64_t>(1, (1 << 14) / seq);
@@ -199,14 +239,19 @@ StepCost step_cost(const LlamaConfig& model, const Recipe& recipe, const DeviceS
                    const OptimizerLayout& optimizer, const CostAssumptions& assumptions) {
   Parts parts;
   Parts overheads;
-  const CommonParts common(model, device);
+  StepPhases phases;
+  phases.forward.resize(static_cast<std::size_t>(model.layers));
+  phases.backward.resize(static_cast<std::size_t>(model.layers));
+  const CommonParts common(model, device, phases);
   common.add_embedding(parts, batch.micro_tokens(), batch.passes());
   for (const StageShare& stage : stage_shares(recipe, assumptions.monitored_from)) {
     for (std::int64_t block = 0; block < model.layers; ++block) {
       for (const LinearShape& shape : block_linears(model)) {
         const std::string name = fmt::format("layers.{}.{}", block, shape.name);
-        add_linear(parts, overheads, recipe.resolve(name, block, model.layers, stage.stage), shape, device, batch,
-                   assumptions, stage.share);
+        const auto b = static_cast<std::size_t>(block);
+        add_linear(parts, overheads, {phases.weights, phases.forward[b], phases.backward[b]},
+                   recipe.resolve(name, block, model.layers, stage.stage), shape, device, batch, assumptions,
+                   stage.share);
       }
     }
   }
@@ -215,6 +260,7 @@ StepCost step_cost(const LlamaConfig& model, const Recipe& recipe, const DeviceS
   common.add_step(parts, optimizer);
   StepCost cost;
   cost.parts = parts.take();
+  cost.phases = phases;
   cost.tokens = batch.tokens();
   LlamaConfig at_seq = model;
   at_seq.seq = batch.seq;

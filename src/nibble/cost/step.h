@@ -48,8 +48,21 @@ struct StepPart {
   double seconds = 0;
 };
 
+/// The same seconds by when they are spent, gaps between launches not counted: what communication can hide behind.
+struct StepPhases {
+  double weights = 0;            ///< once, before the first pass: W is quantised, its average follows
+  double embedding_forward = 0;  ///< of all passes, as the next ones
+  std::vector<double> forward;   ///< by block
+  double head = 0;               ///< forward and backward, which follow each other, and the final norm's
+  std::vector<double> backward;  ///< by block
+  double embedding_backward = 0;
+  double optimizer = 0;
+  double sum() const;
+};
+
 struct StepCost {
   std::vector<StepPart> parts;
+  StepPhases phases;
   double tokens = 0;
   double model_flops = 0;  ///< LlamaConfig::flops_per_token
   double seconds = 0;
@@ -57,7 +70,8 @@ struct StepCost {
 };
 
 /// Averaged over the recipe's stages. Counted on top of LlamaConfig::flops_per_token: the backward of attention
-/// computes the scores again (5 products to the forward's 2), and all quantising.
+/// computes the scores again (5 products to the forward's 2), and all quantising. Of the phases: a third of the
+/// elementwise work is forward, all blocks share it and attention alike, and DGE's factor counts as backward.
 StepCost step_cost(const LlamaConfig& model, const Recipe& recipe, const DeviceSpec& device, const Batch& batch,
                    const OptimizerLayout& optimizer, const CostAssumptions& assumptions);
 

@@ -78,12 +78,15 @@ class StepWalk {
     pass();
   }
 
-  const Ledger& weights() const { return weights_; }
+  double working_copies() const {
+    const Sharding& s = q_.sharding;
+    return s.divides(3) ? s.share(3) * weights_.peak() + two_neighbours() : weights_.peak();
+  }
   const Ledger& activations() const { return arena_; }
   const Ledger& inputs() const { return inputs_; }
   double saved() const { return saved_; }
   double state() const { return state_; }
-  double sum() const { return weights_.peak() + arena_.peak() + inputs_.peak() + state_; }
+  double sum() const { return working_copies() + arena_.peak() + inputs_.peak() + state_; }
 
  private:
   bool gpu() const { return q_.device == Device::Cuda; }
@@ -113,10 +116,14 @@ class StepWalk {
 
   // Linear::prepare and what Linear keeps from step to step
   void prepare() {
+    gathered_.push_back(4 * product_of(m_.vocab, m_.width));  // the embedding is read in F32
     for (std::int64_t block = 0; block < m_.layers; ++block) {
+      const double before = weights_.used();
       for (std::size_t which = 0; which < 4; ++which) prepare(layer(block, which));
+      gathered_.push_back(weights_.used() - before);
     }
     weights_.take(2 * product_of(m_.vocab, m_.width));
+    gathered_.push_back(2 * product_of(m_.vocab, m_.width));
   }
 
   void prepare(const Layer& l) {
@@ -144,6 +151,13 @@ class StepWalk {
     if (l.recipe.weight_average.enabled()) state_ += 4 * elements;
     const OscillationReset& reset = l.recipe.oscillation_reset;
     if (reset.enabled() && reset.criterion == OscillationReset::Criterion::Ratio) state_ += 16 * elements;
+  }
+
+  /// ZeRO-3 gathers a block while the one before it runs.
+  double two_neighbours() const {
+    double most = 0;
+    for (std::size_t i = 1; i < gathered_.size(); ++i) most = std::max(most, gathered_[i - 1] + gathered_[i]);
+    return most;
   }
 
   // Llama::forward_backward
@@ -408,9 +422,25 @@ class StepWalk {
   bool measured_;
   std::int64_t tokens_;
   Ledger weights_, arena_, inputs_;
+  std::vector<double> gathered_;  // working copies of the embedding, of each block and of the head
   double saved_ = 0;
   double state_ = 0;
 };
+
+/// Buffers that gradients wait or travel in, by the largest bucket: a block, or the embedding table.
+double exchange_buffers(const MemoryQuestion& q) {
+  if (q.sharding.ranks == 1) return 0;
+  double block = 0;
+  for (const LinearShape& shape : block_linears(q.model)) block += shape.weights();
+  const double table = product_of(q.model.vocab, q.model.width);
+  const double travelling = q.sharding.travelling_gradient;
+  const double copies = travelling > 1 ? 1 : 2;
+  const auto buffers = [&](double elements, double stored) {
+    const double waiting = q.sharding.divides(2) ? 2 * stored : 0;
+    return elements * (waiting + (travelling < stored ? copies * travelling : 0));
+  };
+  return std::max(buffers(block, q.linears.gradient), buffers(table, q.others.gradient));
+}
 
 /// What the driver, kernels and workspaces of cuBLASLt and cuDNN take of a GPU beside tensors.
 constexpr double kLibraryBytes = 0.75 * (1 << 30);
@@ -440,7 +470,7 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
       if (measured && !q.measured) continue;
       const StepWalk walk(q, stage, measured);
       // Arenas do not shrink: each is as large as the step that asks most of it.
-      plan.working_copies = std::max(plan.working_copies, walk.weights().peak());
+      plan.working_copies = std::max(plan.working_copies, walk.working_copies());
       plan.activations = std::max(plan.activations, walk.activations().peak());
       plan.inputs = std::max(plan.inputs, walk.inputs().peak());
       state = std::max(state, walk.state());
@@ -456,12 +486,14 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
   const auto states = [&](double ParameterBytes::*bytes) {
     return q.linears.*bytes * linears + q.others.*bytes * others;
   };
-  plan.parts = {{"weights", states(&ParameterBytes::weight)},
-                {"gradients", states(&ParameterBytes::gradient)},
-                {"first moment", states(&ParameterBytes::first_moment)},
-                {"second moment", states(&ParameterBytes::second_moment)},
-                {"state of the recipe", state},
+  const Sharding& s = q.sharding;
+  plan.parts = {{"weights", s.share(3) * states(&ParameterBytes::weight)},
+                {"gradients", s.share(2) * states(&ParameterBytes::gradient)},
+                {"first moment", s.share(1) * states(&ParameterBytes::first_moment)},
+                {"second moment", s.share(1) * states(&ParameterBytes::second_moment)},
+                {"state of the recipe", s.share(3) * state},
                 {"working copies of the weights", plan.working_copies},
+                {"exchange buffers", exchange_buffers(q)},
                 {"saved activations", saved},
                 {"workspace", plan.activations + plan.inputs - saved}};
   if (q.device == Device::Cuda) plan.parts.push_back({kLibraries, kLibraryBytes});

@@ -20,6 +20,17 @@ struct ParameterBytes {
   double sum() const { return weight + gradient + first_moment + second_moment; }
 };
 
+/// How what outlives a step is divided among ranks: ZeRO (Rajbhandari et al. 2020) as docs/distributed.md has it.
+struct Sharding {
+  std::int64_t ranks = 1;
+  int zero =
+      0;  ///< a rank keeps its piece of, 1: the moments; 2: the gradients too; 3: the weights and their codes too
+  double travelling_gradient = 4;  ///< bytes an element of a matrix's gradient when ranks exchange it
+  bool divides(int level) const { return ranks > 1 && zero >= level; }
+  /// What a rank keeps of that which `level` divides.
+  double share(int level) const { return divides(level) ? 1 / static_cast<double>(ranks) : 1; }
+};
+
 struct MemoryQuestion {
   LlamaConfig model;
   Recipe recipe;
@@ -30,6 +41,7 @@ struct MemoryQuestion {
   Recompute recompute = Recompute::None;
   bool measured = true;  ///< some steps measure the quality of their operands
   Device device = Device::Cpu;
+  Sharding sharding{};
 };
 
 struct MemoryPart {
@@ -38,9 +50,12 @@ struct MemoryPart {
 };
 
 struct MemoryPlan {
-  /// weights, gradients, moments; state of the recipe; working copies of the weights (what products read: quantised or
-  /// BF16); activations that wait for the backward; workspace (what the head or the backward of a block adds to them,
-  /// whichever is more); on a GPU the driver and its libraries.
+  /// weights, gradients, moments (a rank's pieces); state of the recipe; working copies of the weights (what products
+  /// read: quantised or BF16; with ZeRO-3 a rank's piece of them, and those of two neighbouring blocks); exchange
+  /// buffers (with ZeRO-2 and 3 two blocks' gradients, one written and one on its way; a block's gradient in the format
+  /// that travels where that is not the stored one, twice for codes, which leave and arrive); activations that wait for
+  /// the backward; workspace (what the head or the backward of a block adds to them, whichever is more); on a GPU the
+  /// driver and its libraries.
   std::vector<MemoryPart> parts;
   /// What the arenas of Llama reserve at most.
   double working_copies = 0;
