@@ -142,8 +142,10 @@ class CostCommand final : public Command {
     const bool several = curve || p.cluster.ranks() > 1;
     if (several && devices_ > 1) user_error("--devices is for runs whose exchange is not counted: leave it out");
     if (curve && memory_) user_error("--scaling and --memory are two tables: ask for one");
-    if (curve && (p.cluster.gpus & (p.cluster.gpus - 1)) != 0) {
-      user_error("--gpus is {}: a curve doubles the GPUs, so its nodes have a power of two", p.cluster.gpus);
+    const auto doubles = [](std::int64_t n) { return (n & (n - 1)) == 0; };
+    if (curve && !(doubles(p.cluster.gpus) && doubles(p.cluster.nodes))) {
+      user_error("--gpus {} and --nodes {}: a curve doubles the GPUs, so both must be powers of two", p.cluster.gpus,
+                 p.cluster.nodes);
     }
     if (!several && p.gradients == GradientFormat::FP8) {
       user_error("--gradients fp8 is how they travel between GPUs: add --gpus, --nodes or --scaling");
