@@ -154,7 +154,7 @@ class CostCommand final : public Command {
     if (node_link_ > 0) device.node_link.bandwidth = node_link_ * 1e9;
     if (network_ > 0) device.network_link.bandwidth = network_ * 1e9 / 8;
     if (several && !device.has_links()) {
-      user_error("--device {} says nothing of links between GPUs: add a table [links] to its file", device_);
+      user_error("--device {} has no links between GPUs: name a device file with a table [links]", device_);
     }
     return p;
   }
