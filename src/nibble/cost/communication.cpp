@@ -51,7 +51,7 @@ void add_gradients(PieceBytes& piece, double elements, double tensors, double st
   piece.gradients += bytes * elements;
   if (format != GradientFormat::FP8) return;
   piece.amax += kF32 * tensors;
-  piece.sums += kBf16 * elements;
+  piece.sums += bytes * elements;
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ double gradient_format_bytes(GradientFormat format);
 struct PieceBytes {
   double gradients = 0;
   double amax = 0;  ///< of FP8 gradients, F32 a matrix
-  double sums = 0;  ///< of FP8 gradients, where every rank needs them (ZeRO-0): BF16
+  double sums = 0;  ///< of FP8 gradients, where every rank needs them (ZeRO-0): codes again
   /// Values that every rank needs after the update (ZeRO-1 and 2): as wide as they are stored, F32 at most.
   double parameters = 0;
   /// What the forward and the backward of a pass read (ZeRO-3): packed codes and scales where the recipe quantises W,

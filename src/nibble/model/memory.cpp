@@ -427,11 +427,20 @@ class StepWalk {
   double state_ = 0;
 };
 
-/// Buffers that gradients wait or travel in, by the largest bucket: a block, or the embedding table.
-double exchange_buffers(const MemoryQuestion& q) {
-  if (q.sharding.ranks == 1) return 0;
+double parameters_of_linears(const LlamaConfig& model) {
   double block = 0;
-  for (const LinearShape& shape : block_linears(q.model)) block += shape.weights();
+  for (const LinearShape& shape : block_linears(model)) block += shape.weights();
+  return static_cast<double>(model.layers) * block;
+}
+
+/// Buffers that gradients wait or travel in. Whole gradients have one for each block; pieces of them (ZeRO) use one
+/// after another, as large as the largest bucket: a block, or the embedding table.
+double exchange_buffers(const MemoryQuestion& q) {
+  const double linears = parameters_of_linears(q.model);
+  const double others = static_cast<double>(q.model.parameters()) - linears;
+  const double ordered = q.sharding.ordered_gradients * (q.linears.gradient * linears + q.others.gradient * others);
+  if (q.sharding.ranks == 1) return ordered;
+  const double block = linears / static_cast<double>(q.model.layers);
   const double table = product_of(q.model.vocab, q.model.width);
   const double travelling = q.sharding.travelling_gradient;
   const double copies = travelling > 1 ? 1 : 2;
@@ -439,6 +448,8 @@ double exchange_buffers(const MemoryQuestion& q) {
     const double waiting = q.sharding.divides(2) ? 2 * stored : 0;
     return elements * (waiting + (travelling < stored ? copies * travelling : 0));
   };
+  if (!q.sharding.divides(1))
+    return ordered + buffers(linears, q.linears.gradient) + buffers(others, q.others.gradient);
   return std::max(buffers(block, q.linears.gradient), buffers(table, q.others.gradient));
 }
 
@@ -478,10 +489,7 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
       most = std::max(most, walk.sum());
     }
   }
-  double linears = 0;
-  for (const LinearShape& shape : block_linears(q.model)) {
-    linears += static_cast<double>(q.model.layers) * shape.weights();
-  }
+  const double linears = parameters_of_linears(q.model);
   const double others = static_cast<double>(q.model.parameters()) - linears;
   const auto states = [&](double ParameterBytes::*bytes) {
     return q.linears.*bytes * linears + q.others.*bytes * others;

@@ -23,9 +23,12 @@ struct ParameterBytes {
 /// How what outlives a step is divided among ranks: ZeRO (Rajbhandari et al. 2020) as docs/distributed.md has it.
 struct Sharding {
   std::int64_t ranks = 1;
-  int zero =
-      0;  ///< a rank keeps its piece of, 1: the moments; 2: the gradients too; 3: the weights and their codes too
+  /// A rank keeps its piece of, 1: the moments; 2: the gradients too; 3: the weights and their codes too.
+  int zero = 0;
   double travelling_gradient = 4;  ///< bytes an element of a matrix's gradient when ranks exchange it
+  /// Whole gradients that are held beside the gradient, for sums in an order that ranks do not change
+  /// (OrderedSum::gradients_held).
+  double ordered_gradients = 0;
   bool divides(int level) const { return ranks > 1 && zero >= level; }
   /// What a rank keeps of that which `level` divides.
   double share(int level) const { return divides(level) ? 1 / static_cast<double>(ranks) : 1; }

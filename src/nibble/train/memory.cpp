@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "nibble/dist/ordered_sum.h"
 #include "nibble/tensor/device.h"
 
 namespace nibble {
@@ -19,23 +22,41 @@ ParameterBytes other_bytes(const TrainConfig& config) {
   return {4 + 2, 4, 1, 2};
 }
 
-double needed(const TrainConfig& config, const Recipe& recipe) {
-  return plan_memory(memory_question(config, recipe)).total();
+/// Of the rank that holds most.
+double ordered_gradients(const TrainConfig& config, int ranks) {
+  const std::int64_t passes = config.batch / config.micro_batch;
+  if (!config.deterministic || passes < 2 || passes < ranks) return 0;
+  std::int64_t most = 0;
+  for (int r = 0; r < ranks; ++r) most = std::max(most, OrderedSum::gradients_held(r, ranks, passes));
+  return static_cast<double>(most);
+}
+
+double travelling_gradient(ExchangeFormat format) {
+  switch (format) {
+    case ExchangeFormat::Bf16: return 2;
+    case ExchangeFormat::Fp8: return 1;
+    case ExchangeFormat::Stored: break;
+  }
+  return 4;  // none is stored in more
+}
+
+double needed(const TrainConfig& config, const Recipe& recipe, int ranks) {
+  return plan_memory(memory_question(config, recipe, ranks)).total();
 }
 
 /// The largest pass that fits, 0 for none.
-std::int64_t fitting_pass(TrainConfig config, const Recipe& recipe, double bytes) {
+std::int64_t fitting_pass(TrainConfig config, const Recipe& recipe, int ranks, double bytes) {
   for (std::int64_t n = config.micro_batch; n >= 1; --n) {
     if (config.batch % n != 0) continue;
     config.micro_batch = n;
-    if (needed(config, recipe) <= bytes) return n;
+    if (needed(config, recipe, ranks) <= bytes) return n;
   }
   return 0;
 }
 
 }  // namespace
 
-MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe) {
+MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, int ranks) {
   MemoryQuestion q;
   q.model = config.model;
   q.recipe = recipe;
@@ -46,6 +67,9 @@ MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe) 
   q.recompute = config.recompute;
   q.measured = config.quality_every > 0;
   q.device = config.device;
+  q.sharding.ranks = ranks;
+  q.sharding.travelling_gradient = travelling_gradient(config.exchange);
+  q.sharding.ordered_gradients = ordered_gradients(config, ranks);
   return q;
 }
 
@@ -57,25 +81,26 @@ DeviceMemory device_memory(Device device) {
   return {"the CPU", static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE))};
 }
 
-std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, const DeviceMemory& memory) {
-  const double bytes = needed(config, recipe);
+std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, const DeviceMemory& memory, int ranks) {
+  const double bytes = needed(config, recipe, ranks);
   if (bytes <= memory.bytes) return {};
   const std::string too_much =
       fmt::format("the run needs {} of memory, {} has {}", memory_text(bytes), memory.name, memory_text(memory.bytes));
   std::string advice;
   const auto add = [&](const TrainConfig& c, const std::string& settings) {
-    advice += fmt::format("{}set {} ({})", advice.empty() ? "" : ", or ", settings, memory_text(needed(c, recipe)));
+    advice +=
+        fmt::format("{}set {} ({})", advice.empty() ? "" : ", or ", settings, memory_text(needed(c, recipe, ranks)));
   };
   TrainConfig c = config;
   for (const Recompute level : {Recompute::BlockParts, Recompute::Block}) {
     if (level <= config.recompute) continue;
     c.recompute = level;
-    if (needed(c, recipe) > memory.bytes) continue;
+    if (needed(c, recipe, ranks) > memory.bytes) continue;
     add(c, fmt::format("train.recompute = \"{}\"", recompute_name(level)));
     break;
   }
   c = config;
-  c.micro_batch = fitting_pass(c, recipe, memory.bytes);
+  c.micro_batch = fitting_pass(c, recipe, ranks, memory.bytes);
   if (c.micro_batch > 0) add(c, fmt::format("train.micro_batch = {}", c.micro_batch));
   if (!advice.empty()) return too_much + ": " + advice;
 
@@ -83,14 +108,14 @@ std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, cons
   c = config;
   const auto fits = [&](const std::string& setting) {
     settings += (settings.empty() ? "" : ", ") + setting;
-    c.micro_batch = fitting_pass(c, recipe, memory.bytes);
+    c.micro_batch = fitting_pass(c, recipe, ranks, memory.bytes);
     if (c.micro_batch == 0) c.micro_batch = config.micro_batch;
-    return needed(c, recipe) <= memory.bytes;
+    return needed(c, recipe, ranks) <= memory.bytes;
   };
   const auto full_advice = [&] {
     const std::string pass =
         c.micro_batch < config.micro_batch ? fmt::format(", train.micro_batch = {}", c.micro_batch) : "";
-    return fmt::format("{}: set {}{} ({})", too_much, settings, pass, memory_text(needed(c, recipe)));
+    return fmt::format("{}: set {}{} ({})", too_much, settings, pass, memory_text(needed(c, recipe, ranks)));
   };
   c.recompute = Recompute::Block;
   if (config.recompute != Recompute::Block && fits("train.recompute = \"block\"")) return full_advice();
@@ -103,7 +128,7 @@ std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, cons
       "{}, and with full recomputation, FP8 optimizer states, BF16 gradients and one sequence a pass it needs {} "
       "still: "
       "choose a smaller model or shorter sequences",
-      too_much, memory_text(needed(c, recipe)));
+      too_much, memory_text(needed(c, recipe, ranks)));
 }
 
 }  // namespace nibble

@@ -8,8 +8,9 @@
 
 namespace nibble {
 
-/// The run's question to model/memory.h: its model, recipe, passes, optimizer and level of recomputation.
-MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe);
+/// The run's question to model/memory.h: its model, recipe, passes, optimizer and level of recomputation, on one of so
+/// many ranks.
+MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, int ranks = 1);
 
 /// Memory that a run can have on a device.
 struct DeviceMemory {
@@ -21,6 +22,6 @@ DeviceMemory device_memory(Device device);
 /// Empty where the run fits. Else one sentence: how much it needs, how much there is, and which settings would fit.
 /// Those that leave the run's numbers alone come first: levels of recomputation, then smaller passes, both together,
 /// and the FP8 optimizer with both.
-std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, const DeviceMemory& memory);
+std::string memory_refusal(const TrainConfig& config, const Recipe& recipe, const DeviceMemory& memory, int ranks = 1);
 
 }  // namespace nibble

@@ -219,9 +219,9 @@ class Trainer {
   MemoryPlan planned(const Recipe& recipe) const {
     if (config_.device == Device::Cuda) gpu_peak();  // while there is memory for it
     const DeviceMemory memory = device_memory(config_.device);
-    const std::string refusal = memory_refusal(config_, recipe, memory);
+    const std::string refusal = memory_refusal(config_, recipe, memory, ranks_.size());
     if (!refusal.empty()) user_error("{}", refusal);
-    MemoryPlan plan = plan_memory(memory_question(config_, recipe));
+    MemoryPlan plan = plan_memory(memory_question(config_, recipe, ranks_.size()));
     tell_memory(fmt::format("memory of {}, {}\n{}", memory.name, memory_text(memory.bytes), memory_table(plan, "  ")));
     return plan;
   }
