@@ -4,6 +4,7 @@
 #include "nibble/data/bpe/model.h"
 #include "nibble/data/bpe/normalizer.h"
 #include "nibble/data/bpe/pretokenizer.h"
+#include "nibble/data/bpe/word_patterns.h"
 #include "nibble/data/utf8.h"
 #include "tests/temporary_directory.h"
 

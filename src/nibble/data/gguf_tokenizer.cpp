@@ -5,7 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
+#include "nibble/data/bpe/word_patterns.h"
+#include "nibble/data/gguf_token_type.h"
 #include "nibble/data/utf8.h"
+#include "nibble/io/hugging_face_files.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -16,18 +19,6 @@ namespace {
 
 constexpr const char* kModelKey = "tokenizer.ggml.model";
 constexpr std::string_view kSign = "\xE2\x96\x81";  // U+2581, SentencePiece's blank
-
-enum TokenType : std::int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
-
-// How texts are cut into words, in the syntax of tokenizer.json. The families' own files have the same expressions.
-constexpr const char* kGpt2Words = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kLlama3Words =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Words =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekkenWords = R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
-                                     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
-                                     R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 json split(const char* expression) {
   return {{"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", "Isolated"}, {"invert", false}};
@@ -54,7 +45,7 @@ PreTokenizer pre_tokenizer(const std::string& name, const std::string& origin) {
   json& steps = pre.steps;
   steps = json::array();
   if (is_one_of(name, {"", "default"})) {
-    steps = {split(R"([\p{P}\$\+<=>\^~\|]+)"), split(kGpt2Words), split(R"(\p{N}+)"), split("[0-9][0-9][0-9]"),
+    steps = {split(R"([\p{P}\$\+<=>\^~\|]+)"), split(bpe::kGpt2Pattern), split(R"(\p{N}+)"), split("[0-9][0-9][0-9]"),
              byte_level(false)};
   } else if (is_one_of(name, {"gpt-2", "phi-2", "olmo", "exaone4"})) {
     steps.push_back(byte_level(true));
@@ -62,13 +53,13 @@ PreTokenizer pre_tokenizer(const std::string& name, const std::string& origin) {
     steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
     steps.push_back(byte_level(true));
   } else if (is_one_of(name, {"llama-bpe", "llama3", "llama-v3", "falcon3"})) {
-    steps = {split(kLlama3Words), byte_level(false)};
+    steps = {split(bpe::kLlama3Pattern), byte_level(false)};
     pre.ignore_merges = pre.add_bos = true;
   } else if (is_one_of(name, {"qwen2", "deepseek-r1-qwen", "megrez"})) {
-    steps = {split(kQwen2Words), byte_level(false)};
+    steps = {split(bpe::kQwenPattern), byte_level(false)};
     pre.nfc = true;
   } else if (name == "tekken") {
-    steps = {split(kTekkenWords), byte_level(false)};
+    steps = {split(bpe::kTekkenPattern), byte_level(false)};
     pre.ignore_merges = pre.add_bos = true;
   } else {
     user_error("'{}': tokenizer.ggml.pre '{}' is not supported; give the model's tokenizer.json with --tokenizer",
@@ -84,14 +75,15 @@ class Vocabulary {
     const auto* tokens = file.texts("tokenizer.ggml.tokens");
     if (tokens == nullptr || tokens->empty()) fail("tokenizer.ggml.tokens is missing");
     tokens_ = tokens;
-    types_ = file.integers("tokenizer.ggml.token_type").value_or(std::vector<std::int64_t>(tokens->size(), kNormal));
+    types_ = file.integers("tokenizer.ggml.token_type")
+                 .value_or(std::vector<std::int64_t>(tokens->size(), gguf_token::kNormal));
     if (types_.size() != tokens->size()) {
       fail("tokenizer.ggml.token_type has {} values for {} tokens", types_.size(), tokens->size());
     }
     for (std::size_t i = 0; i < tokens->size(); ++i) {
       const std::string& token = (*tokens)[i];
       if (repaired_utf8(token) != token) fail("token {} is not UTF-8", i);
-      if (type(i) == kUnused) continue;
+      if (type(i) == gguf_token::kUnused) continue;
       if (!ids_.emplace(token, i).second) fail("tokens {} and {} are both '{}'", ids_.at(token), i, token);
     }
   }
@@ -106,7 +98,7 @@ class Vocabulary {
   const std::unordered_map<std::string, std::size_t>& ids() const { return ids_; }
   bool is_normal(const std::string& token) const {
     const auto at = ids_.find(token);
-    return at != ids_.end() && type(at->second) == kNormal;
+    return at != ids_.end() && type(at->second) == gguf_token::kNormal;
   }
   /// The id that a key names; nothing where it is absent or names none.
   std::optional<std::size_t> special(const char* name) const {
@@ -125,8 +117,8 @@ class Vocabulary {
   json added_tokens() const {
     json added = json::array();
     for (std::size_t i = 0; i < size(); ++i) {
-      const bool special = type(i) == kControl || type(i) == kUnknown;
-      if (!special && type(i) != kUserDefined) continue;
+      const bool special = type(i) == gguf_token::kControl || type(i) == gguf_token::kUnknown;
+      if (!special && type(i) != gguf_token::kUserDefined) continue;
       if (token(i).empty()) fail("token {} is empty", i);
       added.push_back({{"id", i},
                        {"content", token(i)},
@@ -166,7 +158,7 @@ json merges_of_scores(const GgufFile& file, const Vocabulary& vocabulary) {
   }
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < vocabulary.size(); ++i) {
-    if (vocabulary.type(i) == kNormal) order.push_back(i);
+    if (vocabulary.type(i) == gguf_token::kNormal) order.push_back(i);
   }
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return (*scores)[a] > (*scores)[b]; });
@@ -302,14 +294,14 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file) {
     if (repaired_utf8(*chat) != *chat) vocabulary.fail("tokenizer.chat_template is not UTF-8");
     config["chat_template"] = *chat;
   }
-  return {{"tokenizer.json", tokenizer.dump() + "\n"},
-          {"tokenizer_config.json", config.dump(2) + "\n"},
-          {"generation_config.json", ids.dump(2) + "\n"}};
+  return {{kTokenizerJsonFile, tokenizer.dump() + "\n"},
+          {kTokenizerConfigFile, config.dump(2) + "\n"},
+          {kGenerationConfigFile, ids.dump(2) + "\n"}};
 }
 
 Tokenizer gguf_tokenizer(const GgufFile& file) {
   std::map<std::string, std::string> files = gguf_tokenizer_files(file);
-  return Tokenizer::parse(std::move(files["tokenizer.json"]), files["tokenizer_config.json"], file.path().string());
+  return Tokenizer::parse(std::move(files[kTokenizerJsonFile]), files[kTokenizerConfigFile], file.path().string());
 }
 
 }  // namespace nibble

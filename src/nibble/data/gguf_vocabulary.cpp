@@ -4,11 +4,14 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "nibble/data/bpe/pretokenizer.h"
 #include "nibble/data/bpe/tokenizer_json.h"
+#include "nibble/data/bpe/word_patterns.h"
+#include "nibble/data/gguf_token_type.h"
 #include "nibble/data/tokenizer.h"
+#include "nibble/data/tokenizer_files.h"
 #include "nibble/data/wire_format.h"
 #include "nibble/io/file.h"
+#include "nibble/io/hugging_face_files.h"
 #include "nibble/io/json.h"
 #include "nibble/tensor/error.h"
 
@@ -18,13 +21,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
-
-/// llama.cpp's, and SentencePiece's, kinds of tokens.
-enum TokenType : std::int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
-
-constexpr const char* kTokenizerJson = "tokenizer.json";
-constexpr const char* kSentencePieceFile = "tokenizer.model";
-constexpr const char* kConfigFile = "tokenizer_config.json";
 
 struct Vocabulary {
   std::vector<std::string> tokens;
@@ -39,17 +35,25 @@ struct Vocabulary {
   /// New rows are of no token.
   void resize(std::size_t rows) {
     for (std::size_t id = tokens.size(); id < rows; ++id) tokens.push_back(fmt::format("[PAD{}]", id));
-    types.resize(rows, kUnused);
+    types.resize(rows, gguf_token::kUnused);
   }
 };
 
-/// tokenizer_config.json beside the file, or an empty object.
-json config_beside(const fs::path& file) {
-  const fs::path path = file.parent_path() / kConfigFile;
-  json config = fs::exists(path) ? read_json(path) : json::object();
-  if (!config.is_object()) user_error("'{}' is not a JSON object", path.string());
-  return config;
-}
+/// The files of a tokenizer.
+struct Source {
+  explicit Source(const fs::path& file)
+      : path(file), text(read_file(file)), config_text(tokenizer_config_beside(file)), config(json::object()) {
+    if (config_text.empty()) return;
+    const std::string where = (file.parent_path() / kTokenizerConfigFile).string();
+    config = parse_json(config_text, where);
+    if (!config.is_object()) user_error("'{}' is not a JSON object", where);
+  }
+
+  fs::path path;
+  std::string text;
+  std::string config_text;  // of tokenizer_config.json beside it, or ""
+  json config;              // the same, or an empty object
+};
 
 void fit_rows(Vocabulary& vocabulary, std::int64_t rows, const fs::path& file) {
   if (vocabulary.tokens.size() > static_cast<std::size_t>(rows)) {
@@ -64,8 +68,9 @@ void add_id(GgufMetadata& metadata, const char* name, std::int64_t id) {
 }
 
 /// What llama.cpp shows to a person who chats with the model.
-void add_chat_template(GgufMetadata& metadata, const fs::path& file, const json& config) {
-  const fs::path jinja = file.parent_path() / "chat_template.jinja";
+void add_chat_template(GgufMetadata& metadata, const Source& source) {
+  const fs::path jinja = source.path.parent_path() / kChatTemplateFile;
+  const json& config = source.config;
   if (fs::exists(jinja)) {
     metadata.emplace_back("tokenizer.chat_template", read_file(jinja));
   } else if (config.contains("chat_template") && config["chat_template"].is_string()) {
@@ -98,7 +103,7 @@ class SentencePieceModel {
 
   void read_piece(std::string_view message) {
     std::string piece;
-    std::uint64_t type = kNormal;
+    std::uint64_t type = gguf_token::kNormal;
     float score = 0;
     WireReader reader(message);
     while (reader.next()) {
@@ -108,12 +113,12 @@ class SentencePieceModel {
       }
       if (reader.field == 3) type = reader.value;
     }
-    if (!reader.ok() || type > kByte) user_error("'{}' is not a SentencePiece model", origin_);
+    if (!reader.ok() || type > gguf_token::kByte) user_error("'{}' is not a SentencePiece model", origin_);
     // A normal token of one character is found without merges, and unlike a user-defined one it does not make
     // llama.cpp put a space before what follows.
     if (piece == "<n>") {
       piece = "\n";
-      type = kNormal;
+      type = gguf_token::kNormal;
     }
     vocabulary.set(vocabulary.tokens.size(), piece, static_cast<std::int32_t>(type));
     vocabulary.scores.push_back(score);
@@ -144,16 +149,15 @@ class SentencePieceModel {
   std::uint64_t model_type_ = 1;
 };
 
-GgufMetadata sentencepiece_vocabulary(const fs::path& file, std::int64_t rows) {
-  SentencePieceModel model(read_file(file), file.string());
-  const json config = config_beside(file);
+GgufMetadata sentencepiece_vocabulary(const Source& source, std::int64_t rows) {
+  SentencePieceModel model(source.text, source.path.string());
   Vocabulary& vocabulary = model.vocabulary;
-  const Tokenizer tokenizer = Tokenizer::load(file);
+  const Tokenizer tokenizer = Tokenizer::parse(source.text, source.config_text, source.path.string());
   std::int64_t unknown = -1;
   for (std::size_t id = 0; id < vocabulary.types.size(); ++id) {
-    if (vocabulary.types[id] == kUnknown) unknown = static_cast<std::int64_t>(id);
+    if (vocabulary.types[id] == gguf_token::kUnknown) unknown = static_cast<std::int64_t>(id);
   }
-  fit_rows(vocabulary, rows, file);
+  fit_rows(vocabulary, rows, source.path);
   vocabulary.scores.resize(vocabulary.tokens.size(), -10000.0f);
   GgufMetadata metadata;
   metadata.emplace_back("tokenizer.ggml.model", std::string("llama"));
@@ -164,11 +168,11 @@ GgufMetadata sentencepiece_vocabulary(const fs::path& file, std::int64_t rows) {
   add_id(metadata, "bos", tokenizer.bos_id());
   add_id(metadata, "eos", tokenizer.eos_id());
   add_id(metadata, "unknown", unknown);
-  const bool add_bos = config.value("add_bos_token", false) && tokenizer.bos_id() >= 0;
+  const bool add_bos = source.config.value("add_bos_token", false) && tokenizer.bos_id() >= 0;
   metadata.emplace_back("tokenizer.ggml.add_bos_token", add_bos);
   metadata.emplace_back("tokenizer.ggml.add_eos_token", false);
   metadata.emplace_back("tokenizer.ggml.add_space_prefix", model.space_prefix);
-  add_chat_template(metadata, file, config);
+  add_chat_template(metadata, source);
   return metadata;
 }
 
@@ -193,13 +197,9 @@ struct Cut {
   const char* pattern;  // of a Split that comes first
   bool ignore_merges;
 };
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwenPattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::array<Cut, 5> kCuts = {{{"llama-bpe", kLlama3Pattern, true},
-                                       {"smaug-bpe", kLlama3Pattern, false},
-                                       {"qwen2", kQwenPattern, false},
+constexpr std::array<Cut, 5> kCuts = {{{"llama-bpe", bpe::kLlama3Pattern, true},
+                                       {"smaug-bpe", bpe::kLlama3Pattern, false},
+                                       {"qwen2", bpe::kQwenPattern, false},
                                        {"gpt-2", bpe::kGpt2Pattern, false},
                                        {"gpt-2", nullptr, false}}};
 
@@ -239,11 +239,10 @@ bool template_begins_with_token(const json& file) {
   return false;
 }
 
-GgufMetadata byte_level_vocabulary(const fs::path& path, const json& file, std::int64_t rows) {
-  const json config = config_beside(path);
-  const fs::path config_file = path.parent_path() / kConfigFile;
-  const bpe::TokenizerJson parsed =
-      bpe::parse_tokenizer_json(read_file(path), fs::exists(config_file) ? read_file(config_file) : "", path.string());
+GgufMetadata byte_level_vocabulary(const Source& source, const json& file, std::int64_t rows) {
+  const fs::path& path = source.path;
+  const json& config = source.config;
+  const bpe::TokenizerJson parsed = bpe::parse_tokenizer_json(source.text, source.config_text, path.string());
   for (const json& step : steps_of(file.value("normalizer", json()))) {
     if (step.value("type", "") != "NFC") {
       user_error("the tokenizer '{}' normalises by {}, which llama.cpp's does not", path.string(),
@@ -259,7 +258,9 @@ GgufMetadata byte_level_vocabulary(const fs::path& path, const json& file, std::
   }
   Vocabulary vocabulary;
   std::vector<std::string> spelling;
-  for (const auto& [token, id] : parsed.model.vocabulary) vocabulary.set(static_cast<std::size_t>(id), token, kNormal);
+  for (const auto& [token, id] : parsed.model.vocabulary) {
+    vocabulary.set(static_cast<std::size_t>(id), token, gguf_token::kNormal);
+  }
   spelling = vocabulary.tokens;
   std::int64_t padding = -1;
   const json pad = config.value("pad_token", json());
@@ -267,7 +268,8 @@ GgufMetadata byte_level_vocabulary(const fs::path& path, const json& file, std::
                                 : pad.is_object() ? pad.value("content", "")
                                                   : "";
   for (const bpe::AddedToken& token : parsed.added) {
-    vocabulary.set(static_cast<std::size_t>(token.id), token.content, token.special ? kControl : kUserDefined);
+    vocabulary.set(static_cast<std::size_t>(token.id), token.content,
+                   token.special ? gguf_token::kControl : gguf_token::kUserDefined);
     if (token.content == pad_token) padding = token.id;
   }
   fit_rows(vocabulary, rows, path);
@@ -291,7 +293,7 @@ GgufMetadata byte_level_vocabulary(const fs::path& path, const json& file, std::
                            : template_begins_with_token(file);
   metadata.emplace_back("tokenizer.ggml.add_bos_token", add_bos && parsed.bos >= 0);
   metadata.emplace_back("tokenizer.ggml.add_eos_token", false);
-  add_chat_template(metadata, path, config);
+  add_chat_template(metadata, source);
   return metadata;
 }
 
@@ -299,15 +301,16 @@ GgufMetadata byte_level_vocabulary(const fs::path& path, const json& file, std::
 
 GgufMetadata gguf_vocabulary(const fs::path& tokenizer, std::int64_t rows) {
   const bool folder = fs::is_directory(tokenizer);
-  const fs::path json_file = folder ? tokenizer / kTokenizerJson : tokenizer;
+  const fs::path json_file = folder ? tokenizer / kTokenizerJsonFile : tokenizer;
   const fs::path model_file = folder ? tokenizer / kSentencePieceFile : tokenizer;
   if (!fs::exists(json_file) && !fs::exists(model_file)) {
-    user_error("'{}' holds neither {} nor {}", tokenizer.string(), kTokenizerJson, kSentencePieceFile);
+    user_error("'{}' holds neither {} nor {}", tokenizer.string(), kTokenizerJsonFile, kSentencePieceFile);
   }
   if (json_file.extension() == ".json" && fs::exists(json_file)) {
     try {
-      const json file = read_json(json_file);
-      if (is_byte_level(file)) return byte_level_vocabulary(json_file, file, rows);
+      const Source source(json_file);
+      const json file = parse_json(source.text, json_file.string());
+      if (is_byte_level(file)) return byte_level_vocabulary(source, file, rows);
     } catch (const json::exception& error) {  // a value of another type than the format's
       user_error("'{}' is not a tokenizer: {}", json_file.string(), error.what());
     }
@@ -316,7 +319,7 @@ GgufMetadata gguf_vocabulary(const fs::path& tokenizer, std::int64_t rows) {
                  json_file.string());
     }
   }
-  return sentencepiece_vocabulary(model_file, rows);
+  return sentencepiece_vocabulary(Source(model_file), rows);
 }
 
 }  // namespace nibble

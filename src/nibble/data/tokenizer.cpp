@@ -4,9 +4,11 @@
 #include <utility>
 
 #include "nibble/data/tokenizer_backend.h"
+#include "nibble/data/tokenizer_files.h"
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/file.h"
+#include "nibble/io/hugging_face_files.h"
 #include "nibble/io/json.h"
 #include "nibble/tensor/error.h"
 
@@ -17,9 +19,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMaxCachedWords = std::size_t{1} << 18;  // about 40 MB a thread
-constexpr const char* kModelName = "tokenizer.model";
-constexpr const char* kJsonName = "tokenizer.json";
-constexpr const char* kConfigName = "tokenizer_config.json";
 
 bool is_json(std::string_view file) {
   const std::size_t first = file.find_first_not_of(" \t\r\n");
@@ -52,26 +51,26 @@ Tokenizer Tokenizer::parse(std::string file, const std::string& config, const st
 Tokenizer Tokenizer::load(const fs::path& path) {
   fs::path file = path;
   if (fs::is_directory(path)) {
-    file = path / kJsonName;
-    if (!fs::exists(file)) file = path / kModelName;
-    if (!fs::exists(file)) user_error("'{}' holds neither {} nor {}", path.string(), kJsonName, kModelName);
+    file = find_tokenizer_file(path);
+    if (file.empty()) {
+      user_error("'{}' holds neither {} nor {}", path.string(), kTokenizerJsonFile, kSentencePieceFile);
+    }
   }
-  const fs::path config = file.parent_path() / kConfigName;
-  return parse(read_file(file), fs::exists(config) ? read_file(config) : "", file.string());
+  return parse(read_file(file), tokenizer_config_beside(file), file.string());
 }
 
 void Tokenizer::save(const fs::path& path) const { write_file_atomic(path, file_); }
 
 std::string Tokenizer::save_in(const fs::path& directory) const {
   if (!is_json(file_)) {
-    save(directory / kModelName);
-    return kModelName;
+    save(directory / kSentencePieceFile);
+    return kSentencePieceFile;
   }
-  save(directory / kJsonName);
+  save(directory / kTokenizerJsonFile);
   nlohmann::json config = {{"eos_token", piece(eos_id())}, {"bos_token", nullptr}};
   if (bos_id() >= 0) config["bos_token"] = piece(bos_id());
-  write_json_atomic(directory / kConfigName, config);
-  return kJsonName;
+  write_json_atomic(directory / kTokenizerConfigFile, config);
+  return kTokenizerJsonFile;
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {

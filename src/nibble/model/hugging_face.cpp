@@ -6,6 +6,7 @@
 #include <set>
 
 #include "nibble/io/atomic_file.h"
+#include "nibble/io/hugging_face_files.h"
 #include "nibble/io/json.h"
 #include "nibble/model/hugging_face_json.h"
 #include "nibble/model/parameter_shapes.h"
@@ -20,9 +21,8 @@ namespace {
 
 /// The files that the tokenizers of all families consist of; a model has some of them.
 constexpr std::array kTokenizerFiles = {
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",     "merges.txt",      "chat_template.jinja"};
-constexpr const char* kGenerationConfigFile = "generation_config.json";
+    kTokenizerJsonFile,  kSentencePieceFile, kTokenizerConfigFile, "special_tokens_map.json",
+    "added_tokens.json", "vocab.json",       "merges.txt",         kChatTemplateFile};
 
 /// A tensor that a folder may hold though the model has no parameter of its name.
 bool passed_over(const LlamaConfig& model, const std::string& name) {

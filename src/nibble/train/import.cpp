@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "nibble/data/gguf_tokenizer.h"
+#include "nibble/data/tokenizer_files.h"
 #include "nibble/model/gguf_model.h"
 #include "nibble/train/checkpoint.h"
 #include "nibble/train/config.h"
@@ -66,8 +67,7 @@ void convert_to_hugging_face(const fs::path& from, HuggingFaceExport options, co
     return;
   }
   const LlamaConfig model = read_hugging_face_config(from);
-  const bool has_tokenizer = fs::exists(from / "tokenizer.json") || fs::exists(from / "tokenizer.model");
-  if (options.tokenizer.empty() && has_tokenizer) options.tokenizer = from;
+  if (options.tokenizer.empty() && !find_tokenizer_file(from).empty()) options.tokenizer = from;
   export_hugging_face(model, SafetensorsFolder(from), options, folder);
 }
 

@@ -34,10 +34,6 @@ struct CutBefore {
 };
 using PretokenizerStep = std::variant<SplitStep, PrefixSpace, Metaspace, CutBefore>;
 
-/// GPT-2's pattern (Radford et al. 2019), which the pre-tokenizer ByteLevel uses.
-inline constexpr const char* kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 class Pretokenizer {
  public:
   explicit Pretokenizer(std::vector<PretokenizerStep> steps) : steps_(std::move(steps)) {}

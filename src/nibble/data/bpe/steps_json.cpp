@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "nibble/data/bpe/word_patterns.h"
 #include "nibble/data/utf8.h"
 
 namespace nibble::bpe {
