@@ -1,8 +1,7 @@
 #include "nibble/train/import.h"
 
 #include "nibble/cli/arguments.h"
-#include "nibble/train/checkpoint.h"
-#include "nibble/train/config.h"
+#include "nibble/train/stored_model.h"
 
 namespace nibble {
 
@@ -41,10 +40,8 @@ class ImportCommand final : public Command {
     } else {
       import_hugging_face(from_, out_, seq_);
     }
-    const std::filesystem::path checkpoint = find_checkpoint(out_);
-    const TrainConfig config =
-        read_train_config(ConfigTable::parse_text(load_state(checkpoint).config, checkpoint.string()));
-    fmt::print("{}: {} parameters in {}\n", config.model.name, config.model.parameters(), checkpoint.string());
+    const StoredModel model = StoredModel::open_checkpoint(out_);
+    fmt::print("{}: {} parameters in {}\n", model.config().name, model.config().parameters(), model.path().string());
     return 0;
   }
 

@@ -4,8 +4,7 @@
 #include "nibble/io/ggml_blocks.h"
 #include "nibble/model/compressed_tensors.h"
 #include "nibble/model/gguf_export.h"
-#include "nibble/train/checkpoint.h"
-#include "nibble/train/config.h"
+#include "nibble/train/stored_model.h"
 
 namespace nibble {
 
@@ -16,19 +15,14 @@ namespace {
 /// A checkpoint's weights, and what they were trained as.
 struct Source {
   explicit Source(const fs::path& checkpoint_or_run)
-      : checkpoint(find_checkpoint(checkpoint_or_run)),
-        state(load_state(checkpoint)),
-        config(read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()))),
-        recipe(parse_recipe(state.recipe, checkpoint.string())),
-        weights(checkpoint) {}
+      : stored(StoredModel::open_checkpoint(checkpoint_or_run)), recipe(*stored.recipe()), weights(stored.path()) {}
 
+  const LlamaConfig& model() const { return stored.config(); }
   ServingPlan plan(ServingFormat format, ServingRule rule, std::int64_t columns) const {
-    return plan_serving(config.model, recipe, state.stage.stage, format, rule, columns);
+    return plan_serving(model(), recipe, stored.stage(), format, rule, columns);
   }
 
-  fs::path checkpoint;
-  TrainState state;
-  TrainConfig config;
+  StoredModel stored;
   Recipe recipe;
   SafetensorsFolder weights;
 };
@@ -39,7 +33,7 @@ std::string export_compressed_tensors(const ServingExport& what, ServingFormat f
                                       const HuggingFaceExport& options, const fs::path& folder) {
   const Source source(what.checkpoint);
   const ServingPlan plan = source.plan(format, what.rule, serving_block(format));
-  export_compressed_tensors(source.config.model, source.weights, {plan, quantised_inputs, options}, folder);
+  export_compressed_tensors(source.model(), source.weights, {plan, quantised_inputs, options}, folder);
   return plan.describe(source.recipe);
 }
 
@@ -52,12 +46,8 @@ std::string export_gguf(const ServingExport& what, GgmlType type, const fs::path
     const ServingFormat format = type == GgmlType::MXFP4 ? ServingFormat::Mxfp4 : ServingFormat::Nvfp4;
     options.plan = source.plan(format, what.rule, ggml_type_info(type).block_size);
   }
-  const fs::path vocabulary = tokenizer.empty() ? source.config.data : tokenizer;
-  if (!fs::exists(vocabulary)) {
-    user_error("there is no tokenizer at '{}': give the model's with --tokenizer", vocabulary.string());
-  }
-  options.tokenizer = gguf_vocabulary(vocabulary, source.config.model.vocab);
-  export_gguf(source.config.model, source.weights, options, file);
+  options.tokenizer = gguf_vocabulary(source.stored.tokenizer_place(tokenizer), source.model().vocab);
+  export_gguf(source.model(), source.weights, options, file);
   return fp4 ? options.plan.describe(source.recipe) : "";
 }
 

@@ -5,8 +5,7 @@
 #include "nibble/data/gguf_tokenizer.h"
 #include "nibble/data/tokenizer_files.h"
 #include "nibble/model/gguf_model.h"
-#include "nibble/train/checkpoint.h"
-#include "nibble/train/config.h"
+#include "nibble/train/stored_model.h"
 
 namespace nibble {
 
@@ -72,10 +71,8 @@ void convert_to_hugging_face(const fs::path& from, HuggingFaceExport options, co
 }
 
 void export_checkpoint(const fs::path& checkpoint, const HuggingFaceExport& options, const fs::path& folder) {
-  const fs::path from = find_checkpoint(checkpoint);
-  const TrainState state = load_state(from);
-  const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, from.string()));
-  export_hugging_face(config.model, SafetensorsFolder(from), options, folder);
+  const StoredModel model = StoredModel::open_checkpoint(checkpoint);
+  export_hugging_face(model.config(), SafetensorsFolder(model.path()), options, folder);
 }
 
 }  // namespace nibble

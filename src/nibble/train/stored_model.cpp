@@ -20,20 +20,20 @@ bool holds_checkpoints(const fs::path& path) {
 }  // namespace
 
 StoredModel StoredModel::open(const fs::path& path) {
-  if (holds_checkpoints(path)) return of_checkpoint(find_checkpoint(path));
+  if (holds_checkpoints(path)) return open_checkpoint(path);
   if (fs::exists(path / kHuggingFaceConfigFile)) return of_hugging_face(path);
   if (is_gguf(path)) return of_gguf(path);
   user_error(
       "'{}' holds no model: name the folder of a run, one of its checkpoints, a folder of {} and safetensors, or a "
-      "GGUF "
-      "file",
+      "GGUF file",
       path.string(), kHuggingFaceConfigFile);
 }
 
-StoredModel StoredModel::of_checkpoint(const fs::path& path) {
-  TrainState state = load_state(path);
-  const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, path.string()));
-  StoredModel model(path, config.model);
+StoredModel StoredModel::open_checkpoint(const fs::path& path) {
+  const fs::path checkpoint = find_checkpoint(path);
+  TrainState state = load_state(checkpoint);
+  const TrainConfig config = read_train_config(ConfigTable::parse_text(state.config, checkpoint.string()));
+  StoredModel model(checkpoint, config.model);
   model.tokenizer_ = config.data;
   model.seed_ = config.seed;
   model.state_ = std::move(state);
@@ -74,12 +74,18 @@ bool StoredModel::was_trained_with(const Recipe& recipe) const {
   return state_->recipe == recipe.text || parse_recipe(state_->recipe, path_.string()).text == recipe.text;
 }
 
-Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
+fs::path StoredModel::tokenizer_place(const fs::path& instead) const {
   const bool inside = instead.empty() && gguf_ != nullptr;
   const fs::path& place = inside ? path_ : instead.empty() ? tokenizer_ : instead;
   if (inside ? !has_gguf_tokenizer(gguf_->file()) : !fs::exists(place)) {
     user_error("there is no tokenizer at '{}': give the model's with --tokenizer", place.string());
   }
+  return place;
+}
+
+Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
+  const fs::path place = tokenizer_place(instead);
+  const bool inside = instead.empty() && gguf_ != nullptr;
   Tokenizer tokenizer = inside ? gguf_tokenizer(gguf_->file()) : Tokenizer::load(place);
   // A model's table of embeddings may have rows to spare, which no token uses.
   if (tokenizer.vocab_size() > config_.vocab) {

@@ -26,6 +26,8 @@ class StoredModel {
   /// Reads what describes the model; of a checkpoint it also checks the files. UserError where there is no model, or
   /// none that nibble can run.
   static StoredModel open(const std::filesystem::path& path);
+  /// The same of a run or a checkpoint; UserError for anything else.
+  static StoredModel open_checkpoint(const std::filesystem::path& path);
 
   /// The checkpoint's folder, or the folder or file that was named.
   const std::filesystem::path& path() const { return path_; }
@@ -42,10 +44,14 @@ class StoredModel {
   std::uint64_t seed() const { return seed_; }
   /// What a checkpoint was trained with.
   std::optional<Recipe> recipe() const;
+  /// Of that recipe, in which the checkpoint was written.
+  std::size_t stage() const { return state_ ? state_->stage.stage : 0; }
 
   /// The one of the training data or of the model's folder or file, or another: a file or folder as Tokenizer::load
   /// takes it. UserError where there is none, and where it has more tokens than the model.
   Tokenizer tokenizer(const std::filesystem::path& instead = {}) const;
+  /// The file or folder that `tokenizer` reads. UserError where there is nothing.
+  std::filesystem::path tokenizer_place(const std::filesystem::path& instead = {}) const;
 
   /// Whether texts of one's own begin with <s>: where the tokenizer of a model that nibble did not train says so.
   bool texts_begin_with_bos(const Tokenizer& tokenizer) const { return !is_checkpoint() && tokenizer.adds_bos(); }
@@ -64,7 +70,6 @@ class StoredModel {
 
  private:
   StoredModel(std::filesystem::path path, LlamaConfig config) : path_(std::move(path)), config_(std::move(config)) {}
-  static StoredModel of_checkpoint(const std::filesystem::path& path);
   static StoredModel of_hugging_face(const std::filesystem::path& path);
   static StoredModel of_gguf(const std::filesystem::path& path);
   bool was_trained_with(const Recipe& recipe) const;
