@@ -22,7 +22,7 @@ constexpr GgmlType kTypes[] = {GgmlType::F32, GgmlType::BF16, GgmlType::MXFP4, G
 
 GgufExport options(const LlamaConfig& model, GgmlType type, const char* recipe) {
   GgufExport options{.type = type};
-  if (type == GgmlType::MXFP4 || type == GgmlType::NVFP4) {
+  if (ggml_is_fp4(type)) {
     options.plan = plan_serving(model, load_recipe(find_recipe(recipe)), 0,
                                 type == GgmlType::MXFP4 ? ServingFormat::Mxfp4 : ServingFormat::Nvfp4,
                                 ServingRule::Auto, ggml_type_info(type).block_size);

@@ -6,8 +6,7 @@ namespace nibble {
 
 void pack_ggml_fp4(GgmlType type, std::span<const std::uint8_t> codes, std::span<const std::uint8_t> scales,
                    std::span<std::byte> blocks) {
-  require(type == GgmlType::MXFP4 || type == GgmlType::NVFP4, "no four-bit float: ggml type {}",
-          static_cast<std::uint32_t>(type));
+  require(ggml_is_fp4(type), "no four-bit float: ggml type {}", static_cast<std::uint32_t>(type));
   const GgmlTypeInfo& info = ggml_type_info(type);
   const auto elements = static_cast<std::size_t>(info.block_size);
   const auto bytes = static_cast<std::size_t>(info.block_bytes);

@@ -55,5 +55,7 @@ struct GgmlTypeInfo {
 const GgmlTypeInfo* find_ggml_type(std::uint32_t number);
 const GgmlTypeInfo& ggml_type_info(GgmlType type);
 std::span<const GgmlTypeInfo> ggml_types();
+/// Whether its elements are E2M1, as nibble trains with them.
+constexpr bool ggml_is_fp4(GgmlType type) { return type == GgmlType::MXFP4 || type == GgmlType::NVFP4; }
 
 }  // namespace nibble

@@ -25,8 +25,6 @@ std::uint32_t file_type(GgmlType type) {
   }
 }
 
-bool is_fp4(GgmlType type) { return type == GgmlType::MXFP4 || type == GgmlType::NVFP4; }
-
 const GgufArchitecture& architecture_of(const LlamaConfig& m) {
   for (const GgufArchitecture& known : gguf_architectures()) {
     if (known.qkv_bias != m.qkv_bias || known.qk_norm != m.qk_norm) continue;
@@ -49,7 +47,7 @@ GgufMetadata metadata_of(const LlamaConfig& m, const GgufArchitecture& architect
   add("general.type", std::string("model"));
   add("general.name", m.name);
   add("general.file_type", file_type(options.type));
-  if (is_fp4(options.type)) add("general.quantization_version", std::uint32_t{2});
+  if (ggml_is_fp4(options.type)) add("general.quantization_version", std::uint32_t{2});
   add(prefix + "vocab_size", count(m.vocab));
   add(prefix + "context_length", count(std::max(m.context, m.seq)));
   add(prefix + "embedding_length", count(m.width));
@@ -89,9 +87,9 @@ std::vector<Piece> pieces_of(const LlamaConfig& model, const std::vector<Paramet
   if (model.rope_scaling.kind == RopeScaling::Kind::Llama3) {
     pieces.push_back({{kGgufRopeFactors, GgmlType::F32, {model.head_dim() / 2}}, Piece::Kind::RopeFactors});
   }
-  const GgmlType plain = is_fp4(options.type) ? GgmlType::BF16 : options.type;
+  const GgmlType plain = ggml_is_fp4(options.type) ? GgmlType::BF16 : options.type;
   for (const ParameterShape& parameter : parameters) {
-    const ServedLinear* linear = is_fp4(options.type) ? options.plan.find(parameter.name) : nullptr;
+    const ServedLinear* linear = ggml_is_fp4(options.type) ? options.plan.find(parameter.name) : nullptr;
     if (linear != nullptr && linear->kind == ServedLinear::Kind::HighPrecision) linear = nullptr;
     std::int64_t row = 0;
     for (const ParameterPart& part : parameter.parts) {

@@ -41,14 +41,13 @@ std::string export_gguf(const ServingExport& what, GgmlType type, const fs::path
   if (fs::exists(file)) user_error("'{}' is there already; give another --out", file.string());
   const Source source(what.checkpoint);
   GgufExport options{.type = type};
-  const bool fp4 = type == GgmlType::MXFP4 || type == GgmlType::NVFP4;
-  if (fp4) {
+  if (ggml_is_fp4(type)) {
     const ServingFormat format = type == GgmlType::MXFP4 ? ServingFormat::Mxfp4 : ServingFormat::Nvfp4;
     options.plan = source.plan(format, what.rule, ggml_type_info(type).block_size);
   }
   options.tokenizer = gguf_vocabulary(source.stored.tokenizer_place(tokenizer), source.model().vocab);
   export_gguf(source.model(), source.weights, options, file);
-  return fp4 ? options.plan.describe(source.recipe) : "";
+  return ggml_is_fp4(type) ? options.plan.describe(source.recipe) : "";
 }
 
 }  // namespace nibble
