@@ -13,6 +13,9 @@
 
 namespace nibble {
 
+/// Tokens a training sequence has at most where the user names no length: models promise contexts far beyond.
+inline constexpr std::int64_t kLongestDefaultSeq = 2048;
+
 struct LlamaConfig {
   std::string name = "llama";
   std::int64_t layers = 0;

@@ -15,8 +15,6 @@ namespace nibble {
 
 namespace {
 
-constexpr std::int64_t kLongestDefault = 2048;  // training sequences, where the user names no length
-
 /// Keys of an architecture, without its name, that nibble reads or that change nothing it computes.
 constexpr std::array<std::string_view, 19> kKnownKeys = {"block_count",
                                                          "context_length",
@@ -215,7 +213,7 @@ LlamaConfig read_config(const Keys& keys, const GgufFile& file) {
   if (const std::int64_t window = keys.integer_or("attention.sliding_window", 0, 0, 1 << 24); window > 0) {
     m.context = std::min(m.context, window);
   }
-  m.seq = std::min(m.context, kLongestDefault);
+  m.seq = std::min(m.context, kLongestDefaultSeq);
   return m;
 }
 

@@ -14,8 +14,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::int64_t kLongestDefault = 2048;  // training sequences, where the user names no length
-
 struct Family {
   const char* model_type;
   const char* architecture;
@@ -189,7 +187,7 @@ LlamaConfig read_hugging_face_config(const fs::path& folder) {
   read_rope(f, m);
   m.context = f.integer("max_position_embeddings", 1, 1 << 24);
   if (const std::int64_t window = sliding_window(f, family); window > 0) m.context = std::min(m.context, window);
-  m.seq = std::min(m.context, kLongestDefault);
+  m.seq = std::min(m.context, kLongestDefaultSeq);
   return m;
 }
 
