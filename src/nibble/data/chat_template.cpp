@@ -98,10 +98,8 @@ class Renderer {
   const ChatRole& role_of(const ChatMessage& message) const {
     const auto role = format_.roles.find(message.role);
     if (role != format_.roles.end()) return role->second;
-    std::vector<std::string> known;
-    for (const auto& [name, unused] : format_.roles) known.push_back(name);
     user_error("{}: the chat template '{}' has no role '{}' but {}", where_, format_.name, message.role,
-               join_names(known));
+               join_names(names_of(format_.roles)));
   }
   void check_content(const ChatMessage& message) const {
     for (const std::string& token : format_.tokens) {

@@ -23,10 +23,8 @@ void replace_values(const Task& task, nlohmann::json& row, const std::string& wh
     if (!row.contains(field) || !row[field].is_string()) user_error("{}: this row has no text '{}'", where, field);
     const auto found = values.find(row[field].get<std::string>());
     if (found == values.end()) {
-      std::vector<std::string> known;
-      for (const auto& [value, other] : values) known.push_back(value);
       user_error("{}: the field '{}' holds '{}', must be one of {}", where, field, row[field].get<std::string>(),
-                 join_names(known));
+                 join_names(names_of(values)));
     }
     row[field] = found->second;
   }

@@ -20,6 +20,14 @@ std::string format_duration(double seconds);        ///< "47 s", "3:07", "2:05:0
 
 /// "a, b, c"; "none" where there is nothing.
 std::string join_names(const std::vector<std::string>& names, std::string_view separator = ", ");
+/// The keys of a map, in its order.
+template <class Map>
+std::vector<std::string> names_of(const Map& map) {
+  std::vector<std::string> names;
+  names.reserve(map.size());
+  for (const auto& item : map) names.push_back(item.first);
+  return names;
+}
 
 /// Columns that a terminal needs for UTF-8 text: combining marks take none, East Asian wide characters and
 /// emoji take two. Bytes that are not UTF-8 count as one column each.

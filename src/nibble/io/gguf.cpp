@@ -10,7 +10,8 @@
 
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
-#include "nibble/io/suggest.h"
+#include "nibble/io/format.h"
+#include "nibble/io/tensor_source.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -420,11 +421,7 @@ GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
 
 const GgufTensor& GgufFile::tensor(const std::string& name) const {
   const auto it = tensors_.find(name);
-  if (it == tensors_.end()) {
-    std::vector<std::string> names;
-    for (const auto& [other, unused] : tensors_) names.push_back(other);
-    user_error("'{}' has no tensor '{}'{}", path().string(), name, did_you_mean(name, names));
-  }
+  if (it == tensors_.end()) no_such_tensor(path(), name, names_of(tensors_));
   return it->second;
 }
 

@@ -10,8 +10,9 @@
 
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
+#include "nibble/io/format.h"
 #include "nibble/io/json.h"
-#include "nibble/io/suggest.h"
+#include "nibble/io/tensor_source.h"
 #include "nibble/numerics/fp16.h"
 #include "nibble/tensor/device.h"
 #include "nibble/tensor/parallel.h"
@@ -226,11 +227,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
 
 const SafetensorsEntry& SafetensorsFile::entry(const std::string& name) const {
   const auto it = entries_.find(name);
-  if (it == entries_.end()) {
-    std::vector<std::string> names;
-    for (const auto& [other, unused] : entries_) names.push_back(other);
-    user_error("'{}' has no tensor '{}'{}", file_.path().string(), name, did_you_mean(name, names));
-  }
+  if (it == entries_.end()) no_such_tensor(file_.path(), name, names_of(entries_));
   return it->second;
 }
 

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "nibble/io/format.h"
 #include "nibble/io/json.h"
-#include "nibble/io/suggest.h"
 
 namespace nibble {
 
@@ -73,11 +73,7 @@ SafetensorsFolder::SafetensorsFolder(fs::path folder) : folder_(std::move(folder
   }
 }
 
-std::vector<std::string> SafetensorsFolder::names() const {
-  std::vector<std::string> all;
-  for (const auto& [name, file] : file_of_) all.push_back(name);
-  return all;
-}
+std::vector<std::string> SafetensorsFolder::names() const { return names_of(file_of_); }
 
 std::span<const std::byte> SafetensorsFolder::bytes_as(DType dtype, const std::string& name) const {
   const SafetensorsEntry& found = entry(name);
@@ -86,9 +82,7 @@ std::span<const std::byte> SafetensorsFolder::bytes_as(DType dtype, const std::s
 
 const SafetensorsFile& SafetensorsFolder::file(const std::string& name) const {
   const auto at = file_of_.find(name);
-  if (at == file_of_.end()) {
-    user_error("'{}' has no tensor '{}'{}", folder_.string(), name, did_you_mean(name, names()));
-  }
+  if (at == file_of_.end()) no_such_tensor(folder_, name, names());
   return files_[at->second];
 }
 

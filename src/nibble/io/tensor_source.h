@@ -30,4 +30,8 @@ class TensorSource {
   virtual std::span<const std::byte> bytes_as(DType dtype, const std::string& name) const = 0;
 };
 
+/// The UserError for a tensor that the file or folder `path` does not have, with the nearest of those that it has.
+[[noreturn]] void no_such_tensor(const std::filesystem::path& path, const std::string& name,
+                                 const std::vector<std::string>& names);
+
 }  // namespace nibble

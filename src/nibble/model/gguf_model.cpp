@@ -6,8 +6,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "nibble/io/format.h"
 #include "nibble/io/ggml_blocks.h"
-#include "nibble/io/suggest.h"
 #include "nibble/model/gguf_layout.h"
 #include "nibble/tensor/error.h"
 
@@ -258,18 +258,14 @@ GgufModel::GgufModel(const std::filesystem::path& path) : file_(path) {
   }
 }
 
-std::vector<std::string> GgufModel::names() const {
-  std::vector<std::string> all;
-  for (const auto& [name, stored] : stored_) all.push_back(name);
-  return all;
-}
+std::vector<std::string> GgufModel::names() const { return names_of(stored_); }
 
 const std::string& GgufModel::stored_name(const std::string& name) const {
   const auto at = stored_.find(name);
   if (at == stored_.end()) {
     const std::string own = gguf_tensor_name(name);
     if (!own.empty()) user_error("'{}' has no tensor '{}', which is '{}'", path().string(), own, name);
-    user_error("'{}' has no tensor '{}'{}", path().string(), name, did_you_mean(name, names()));
+    no_such_tensor(path(), name, names());
   }
   return at->second;
 }
