@@ -7,18 +7,6 @@
 
 namespace nibble::fuzz {
 
-namespace {
-
-template <class F>
-void attempt(F&& f) {
-  try {
-    f();
-  } catch (const UserError&) {  // another kind of value, a type that is not decoded
-  }
-}
-
-}  // namespace
-
 void read_input(std::string_view bytes) {
   static MemoryFile memory;
   const GgufFile file(memory.hold(bytes));

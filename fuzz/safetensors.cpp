@@ -13,14 +13,6 @@ OwnedTensor destination(DType dtype, const SafetensorsEntry& entry) {
   return OwnedTensor(dtype, entry.shape.empty() ? std::vector<std::int64_t>{1} : entry.shape);
 }
 
-template <class F>
-void attempt(F&& f) {
-  try {
-    f();
-  } catch (const UserError&) {  // this tensor cannot be read so; the next one may
-  }
-}
-
 }  // namespace
 
 void read_input(std::string_view bytes) {

@@ -7,14 +7,6 @@ namespace nibble::fuzz {
 
 namespace {
 
-template <class F>
-void attempt(F&& f) {
-  try {
-    f();
-  } catch (const UserError&) {  // a value of another kind
-  }
-}
-
 void read_every_key(const ConfigTable& table, int depth) {
   for (const std::string& key : table.keys()) {
     attempt([&] { table.text(key); });

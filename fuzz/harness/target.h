@@ -22,6 +22,15 @@ inline void check(bool holds, const char* rule) {
   std::abort();
 }
 
+/// f(), which may refuse by a UserError: a value of another kind, say. The rest of the input is still read.
+template <class F>
+void attempt(F&& f) {
+  try {
+    std::forward<F>(f)();
+  } catch (const UserError&) {  // one of its two answers
+  }
+}
+
 /// f(), where a UserError is a finding: what the library wrote it must read.
 template <class F>
 auto must_succeed(F&& f) {

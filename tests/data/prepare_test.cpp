@@ -100,11 +100,8 @@ TEST(PrepareDataset, CutsShardsAtExactlyTheLimit) {
   EXPECT_EQ(tokens_of(ShardSet::open(options.output, "train")), whole);
 }
 
-TEST(PrepareDataset, GivesTheSameFilesForAnyNumberOfThreads) {
-  const TemporaryDirectory dir;
-  PrepareOptions options = sample_options(dir);
-  options.valid_fraction = 0.1;
-  options.shard_tokens = 3000;
+/// By one thread and by three.
+void expect_same_files_for_any_number_of_threads(const TemporaryDirectory& dir, PrepareOptions options) {
   const int before = omp_get_max_threads();
   omp_set_num_threads(1);
   prepare_dataset(options);
@@ -114,6 +111,14 @@ TEST(PrepareDataset, GivesTheSameFilesForAnyNumberOfThreads) {
   prepare_dataset(options);
   omp_set_num_threads(before);
   EXPECT_EQ(content_of(options.output), one);
+}
+
+TEST(PrepareDataset, GivesTheSameFilesForAnyNumberOfThreads) {
+  const TemporaryDirectory dir;
+  PrepareOptions options = sample_options(dir);
+  options.valid_fraction = 0.1;
+  options.shard_tokens = 3000;
+  expect_same_files_for_any_number_of_threads(dir, options);
 }
 
 TEST(PrepareDataset, TheValidationFractionFollowsTheTextAlone) {
@@ -267,15 +272,7 @@ TEST(PrepareChat, GivesTheSameFilesForAnyNumberOfThreads) {
   const TemporaryDirectory dir;
   PrepareOptions options = chat_options(dir);
   options.valid_fraction = 0.1;
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(1);
-  prepare_dataset(options);
-  const auto one = content_of(options.output);
-  omp_set_num_threads(3);
-  options.output = dir / "three";
-  prepare_dataset(options);
-  omp_set_num_threads(before);
-  EXPECT_EQ(content_of(options.output), one);
+  expect_same_files_for_any_number_of_threads(dir, options);
 }
 
 TEST(PrepareChat, MessagesTakeTheTemplateThatIsNamed) {

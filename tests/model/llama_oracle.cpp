@@ -1,5 +1,7 @@
 #include "tests/model/llama_oracle.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 
 namespace nibble {
@@ -163,6 +165,29 @@ double LlamaOracle::loss(const std::vector<std::int32_t>& tokens, const std::vec
     ++count;
   }
   return total / static_cast<double>(count);
+}
+
+void expect_central_differences(const Tensor& gradient, LlamaOracle& oracle, const std::vector<std::int32_t>& tokens,
+                                const std::vector<std::int32_t>& targets, std::int64_t sequences) {
+  constexpr double kStep = 1e-5;
+  double difference = 0;
+  double norm = 0;
+  ASSERT_EQ(static_cast<std::size_t>(gradient.numel()), oracle.values().size());
+  for (std::size_t i = 0; i < oracle.values().size(); ++i) {
+    double& value = oracle.values()[i];
+    const double original = value;
+    value = original + kStep;
+    const double up = oracle.loss(tokens, targets, sequences);
+    value = original - kStep;
+    const double down = oracle.loss(tokens, targets, sequences);
+    value = original;
+    const double slope = (up - down) / (2 * kStep);
+    const auto got = static_cast<double>(gradient.data<float>()[i]);
+    EXPECT_NEAR(got, slope, 2e-5 + 2e-4 * std::abs(slope)) << "parameter element " << i;
+    difference += (got - slope) * (got - slope);
+    norm += slope * slope;
+  }
+  EXPECT_LT(std::sqrt(difference / norm), 2e-5);
 }
 
 }  // namespace nibble

@@ -27,4 +27,8 @@ class LlamaOracle {
   std::vector<double> values_;
 };
 
+/// Expects the gradient of the mean loss, in the order of the model's flat buffer, to be its central differences.
+void expect_central_differences(const Tensor& gradient, LlamaOracle& oracle, const std::vector<std::int32_t>& tokens,
+                                const std::vector<std::int32_t>& targets, std::int64_t sequences);
+
 }  // namespace nibble

@@ -1,7 +1,6 @@
 // Losses and gradients of batches in which few targets count.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <string>
 
 #include "tests/model/llama_oracle.h"
@@ -46,24 +45,7 @@ TEST(MaskedLoss, TheMeanOverTheWholeBatchsCountedTargetsIsWhatItsMicroBatchesAdd
   EXPECT_NEAR(loss.mean(), oracle.loss(b.tokens, b.targets, 4), 1e-5);
   EXPECT_NEAR(model.evaluate(b.batch()).mean(), oracle.loss(b.tokens, b.targets, 4), 1e-5);
 
-  double difference = 0;
-  double norm = 0;
-  constexpr double kStep = 1e-5;
-  for (std::int64_t i = 0; i < model.flat_grads().numel(); ++i) {
-    double& value = oracle.values()[static_cast<std::size_t>(i)];
-    const double original = value;
-    value = original + kStep;
-    const double up = oracle.loss(b.tokens, b.targets, 4);
-    value = original - kStep;
-    const double down = oracle.loss(b.tokens, b.targets, 4);
-    value = original;
-    const double slope = (up - down) / (2 * kStep);
-    const auto gradient = static_cast<double>(model.flat_grads().data<float>()[i]);
-    EXPECT_NEAR(gradient, slope, 2e-5 + 2e-4 * std::abs(slope)) << "parameter element " << i;
-    difference += (gradient - slope) * (gradient - slope);
-    norm += slope * slope;
-  }
-  EXPECT_LT(std::sqrt(difference / norm), 2e-5);
+  expect_central_differences(model.flat_grads(), oracle, b.tokens, b.targets, 4);
 }
 
 struct Result {
