@@ -223,6 +223,30 @@ TEST(GgufModelRefusals, TensorsThatDoNotFitAreNamed) {
       "has no tensor 'token_embd.weight'; did you mean 'token_embed.weight'?");
 }
 
+TEST(GgufModel, AFactorBesideATensorOfPlainNumbersIsNotLostOnExport) {
+  const TemporaryDirectory dir;
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  Changed changed("llama3.1");
+  ASSERT_EQ(changed.tensor("blk.0.ffn_down.weight").type, GgmlType::BF16);
+  const float quarter = 0.25f;  // exact in BF16, too
+  GgufTensor scale;
+  scale.name = "blk.0.ffn_down.scale";
+  scale.shape = {1};
+  scale.bytes = std::as_bytes(std::span(&quarter, 1));
+  changed.tensors.push_back(scale);
+  const GgufModel model(changed.write(dir));
+  const GgufModel plain(gguf_fixture("llama3.1"));
+  EXPECT_FALSE(plain.bytes_as(DType::BF16, name).empty());
+  EXPECT_TRUE(model.bytes_as(DType::BF16, name).empty());
+  export_hugging_face(model.config(), model, {.dtype = DType::BF16}, dir / "hf");
+  const OwnedTensor exported(DType::F32, model.shape(name)), unscaled(DType::F32, model.shape(name));
+  SafetensorsFolder(dir / "hf").read_floats(name, exported);
+  plain.read_floats(name, unscaled);
+  for (std::int64_t i = 0; i < unscaled.view().numel(); ++i) {
+    ASSERT_EQ(exported.view().data<float>()[i], 0.25f * unscaled.view().data<float>()[i]) << i;
+  }
+}
+
 TEST(GgufModel, ASlidingWindowLimitsTheContextAndFrequenciesOfOneChangeNothing) {
   const TemporaryDirectory dir;
   Changed changed("llama3.1");

@@ -223,12 +223,17 @@ bool is_scale(const GgufFile& file, const std::string& name) {
   return name.ends_with(kScale) && file.contains(name.substr(0, name.size() - kScale.size()) + ".weight");
 }
 
+/// Whether the file has a factor for a tensor.
+bool has_scale(const GgufFile& file, const std::string& stored) {
+  const std::string name = gguf_scale_name(stored);
+  return !name.empty() && file.contains(name);
+}
+
 /// Multiplies by the factor that the file has for a tensor, if it has one.
 void apply_scale(const GgufFile& file, const std::string& stored, const Tensor& values) {
-  const std::string name = gguf_scale_name(stored);
-  if (name.empty() || !file.contains(name)) return;
+  if (!has_scale(file, stored)) return;
   const OwnedTensor scale(DType::F32, {1});
-  read_gguf_floats(file, name, scale);
+  read_gguf_floats(file, gguf_scale_name(stored), scale);
   const float factor = scale.view().data<float>()[0];
   float* v = values.data<float>();
   for (std::int64_t i = 0; i < values.numel(); ++i) v[i] *= factor;
@@ -308,9 +313,10 @@ void GgufModel::read_floats(const std::string& name, const Tensor& to) const {
 
 std::span<const std::byte> GgufModel::bytes_as(DType dtype, const std::string& name) const {
   const GgufTensor& tensor = file_.tensor(stored_name(name));
-  const bool kept = interleaved_heads(name) == 0 && ((dtype == DType::F32 && tensor.type == GgmlType::F32) ||
-                                                     (dtype == DType::F16 && tensor.type == GgmlType::F16) ||
-                                                     (dtype == DType::BF16 && tensor.type == GgmlType::BF16));
+  if (interleaved_heads(name) != 0 || has_scale(file_, tensor.name)) return {};
+  const bool kept = (dtype == DType::F32 && tensor.type == GgmlType::F32) ||
+                    (dtype == DType::F16 && tensor.type == GgmlType::F16) ||
+                    (dtype == DType::BF16 && tensor.type == GgmlType::BF16);
   return kept ? tensor.bytes : std::span<const std::byte>();
 }
 

@@ -69,8 +69,9 @@ class GgufModel final : public TensorSource {
 /// The file's name of a tensor for its Hugging Face name, such as "blk.3.attn_q.weight" for
 /// "model.layers.3.self_attn.q_proj.weight"; empty where llama.cpp has none.
 std::string gguf_tensor_name(const std::string& hugging_face_name);
-/// The file's name of the factor of a tensor, F32 [1], which files may have where its type is NVFP4:
-/// "blk.3.attn_q.scale" for "blk.3.attn_q.weight"; empty for other names. read_floats multiplies by it.
+/// The file's name of the factor of a tensor, F32 [1]: "blk.3.attn_q.scale" for "blk.3.attn_q.weight"; empty for other
+/// names. Files have it where the type is NVFP4, and where such a tensor was decoded since; llama.cpp asks for no type.
+/// read_floats multiplies by it, and bytes_as hands out nothing beside it.
 std::string gguf_scale_name(const std::string& weight);
 
 }  // namespace nibble
