@@ -1,20 +1,18 @@
 // How messages become one text, as a file says it: chat_templates/NAME.toml.
 //
 //   recognised_by   special tokens by which a tokenizer is known to be meant; none: only by name
-//   tokens          special tokens that stand in the texts below: each is one token of the tokenizer, whatever it makes
-//   of
-//                   the spelling in a text
+//   tokens          special tokens that stand in the texts below: each is one token of the tokenizer, whatever it
+//                   makes of the spelling in a text
 //   begin           what a conversation begins with
 //   default_system  a message of the role "system" for conversations that do not begin with one; empty: none
 //   trim            whether white space (of ASCII) is dropped at both ends of messages
 //   [roles.NAME]    a role of messages; "assistant" must be there
 //     before        what stands before the turn
 //     start, end    what the role writes before the content and to end its turn: of the assistant both count in the
-//     loss,
-//                   like the content
+//                   loss, like the content
 //     after         what stands behind that
 //     joins         a role: the whole message becomes the beginning of the next one's content, which must be of that
-//     role
+//                   role
 #pragma once
 
 #include <filesystem>

@@ -3,7 +3,8 @@
 //   DIR/ train-00000.bin train-00001.bin ...   token shards (data/shard.h); all but the last are equally long
 //        valid.bin                             absent when no validation data was asked for
 //        tokenizer.model                       the tokenizer that made them, or tokenizer.json and
-//        tokenizer_config.json meta.json                             DatasetMeta
+//                                              tokenizer_config.json
+//        meta.json                             DatasetMeta
 #pragma once
 
 #include <cstdint>

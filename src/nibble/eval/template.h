@@ -4,7 +4,7 @@
 //   "{{choices.text}}"                     a field of a field: here a list
 //   "{{options.0}}"                        an element of a list, counted from 0
 //   "{{premise | strip | drop_last}}"      with text rules (eval/text_rules.h), from left to right; of a list: each
-//   element
+//                                          element
 //
 // Numbers are written as JSON has them, true and false as such. White space inside the braces has no meaning.
 #pragma once

@@ -4,8 +4,7 @@
 //   | "GGUF" | u32 version | u64 tensors | u64 metadata values       |
 //   +---------------------------------------------------------------+
 //   | metadata, each:  text key | u32 type | value                   |   text  = u64 bytes | bytes
-//   |                                                               |   array = u32 type of its elements | u64 n | n
-//   values
+//   |                                                               |   array = u32 element type | u64 n | n values
 //   +---------------------------------------------------------------+
 //   | tensors, each:   text name | u32 dimensions (at most 4)        |
 //   |                  | u64 sizes, the innermost first              |

@@ -82,12 +82,14 @@ class Keys {
   explicit Keys(const GgufFile& file) : file_(file) {
     const auto name = file.text(kGgufArchitectureKey);
     if (!name) fail("general.architecture is missing");
-    std::string supported;
+    std::vector<std::string> supported;
     for (const GgufArchitecture& known : gguf_architectures()) {
       if (*name == known.name) architecture_ = &known;
-      supported += fmt::format("{}{}", supported.empty() ? "" : ", ", known.name);
+      supported.emplace_back(known.name);
     }
-    if (architecture_ == nullptr) fail("the architecture '{}' is not supported; nibble knows {}", *name, supported);
+    if (architecture_ == nullptr) {
+      fail("the architecture '{}' is not supported; nibble knows {}", *name, join_names(supported));
+    }
     prefix_ = *name + ".";
     for (const auto& [key, value] : file.metadata()) {
       if (!key.starts_with(prefix_)) continue;

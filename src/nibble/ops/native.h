@@ -2,7 +2,7 @@
 //
 //   codes   E2M1, [outer, K / 2] bytes, the contraction along the rows, element 2j in the low nibble of byte j
 //   scales  UE4M3 for 16 elements of the contraction (NVFP4) or E8M0 for 32 (MXFP4), in tiles of 128 x 4
-//   (scale_layout.h)
+//           (scale_layout.h)
 //
 //   C[m, n] = alpha * sum over blocks b of scale_a[m, b] * scale_b[n, b] * sum_{k in b} A[m, k] * B[n, k]
 //
