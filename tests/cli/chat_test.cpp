@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "nibble/data/dataset.h"
+#include "nibble/train/stored_model.h"
 #include "tests/cli/program.h"
 #include "tests/temporary_directory.h"
 
@@ -42,6 +43,13 @@ TEST(Chat, IsPreparedAndTrainedOn) {
   EXPECT_EQ(trained.code, 0) << trained.text;
   const std::string metrics = read_file(dir / "run/metrics.jsonl");
   EXPECT_NE(metrics.find("\"counted_tokens\""), std::string::npos) << metrics;
+
+  // What it writes from now on ends with a text or with its turn.
+  setenv("NIBBLE_CHAT_TEMPLATES", NIBBLE_SOURCE_DIR "/chat_templates", 1);
+  const StoredModel model = StoredModel::open(dir / "run");
+  const Tokenizer tokenizer = model.tokenizer();
+  const std::int32_t end_of_text = tokenizer.find_piece("<|endoftext|>"), end = tokenizer.find_piece("<|im_end|>");
+  EXPECT_EQ(model.end_ids(tokenizer), (std::set<std::int32_t>{end_of_text, end}));
 }
 
 TEST(Chat, MistakesGetOneSentenceAndExitCode2) {

@@ -208,6 +208,11 @@ TEST(GgufTokenizer, TheBeginningIsPutThereWhereTheFileSaysSo) {
   EXPECT_EQ(ids["eos_token_id"], 0);
   EXPECT_EQ(ids["pad_token_id"], 1);
   EXPECT_EQ(gguf_tokenizer(values.open(dir)).bos_id(), 1);
+  EXPECT_EQ(gguf_end_ids(values.open(dir)), std::set<std::int32_t>{0});
+  values.set("eot_token_id", 3u);
+  EXPECT_EQ(gguf_end_ids(values.open(dir)), (std::set<std::int32_t>{0, 3}));
+  EXPECT_EQ(json::parse(gguf_tokenizer_files(values.open(dir))["generation_config.json"])["eos_token_id"],
+            json::array({0, 3}));
 }
 
 TEST(GgufTokenizer, TheChatTemplateGoesAlong) {

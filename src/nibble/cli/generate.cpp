@@ -2,6 +2,8 @@
 #include <cmath>
 #include <cstdio>
 #include <numeric>
+#include <set>
+#include <string_view>
 
 #include "nibble/cli/model_options.h"
 #include "nibble/numerics/philox.h"
@@ -33,6 +35,21 @@ std::int32_t sample(const std::vector<float>& logits, double temperature, std::i
   return order[std::min<std::size_t>(static_cast<std::size_t>(at - cumulative.begin()), keep - 1)];
 }
 
+/// What `text` shows from byte `begin` on: up to the first of the stops, which is then found, and else less an end that
+/// may become one.
+std::size_t shown_until(std::string_view text, std::size_t begin, const std::vector<std::string>& stops, bool& found) {
+  std::size_t end = text.size();
+  std::size_t held = 0;
+  for (const std::string& stop : stops) {
+    end = std::min(end, text.find(stop, begin));
+    for (std::size_t n = std::min(stop.size() - 1, text.size() - std::min(begin, text.size())); n > held; --n) {
+      if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
+    }
+  }
+  found = end < text.size();
+  return found ? end : end - held;
+}
+
 class GenerateCommand final : public Command {
  public:
   std::string name() const override { return "generate"; }
@@ -48,7 +65,9 @@ class GenerateCommand final : public Command {
     a.text("--prompt", prompt_, "text to go on from");
     a.text("--recipe", recipe_,
            "arithmetic of the linear layers, by recipe name or file; empty: as in its training, else bf16");
-    a.integer("--tokens", tokens_, "tokens to sample");
+    a.integer("--tokens", tokens_, "tokens to sample at most");
+    a.texts("--stop", stops_,
+            "ends at this text too, which is not shown, or at the token of this spelling; repeatable");
     a.number("--temperature", temperature_, "0 takes the likeliest token");
     a.integer("--top-k", top_k_, "sample among the k likeliest tokens; 0 = all");
     a.integer("--seed", seed_, "seed of the sampling");
@@ -58,11 +77,15 @@ class GenerateCommand final : public Command {
     const StoredModel stored = model_options_.open();
     const Tokenizer tokenizer = model_options_.tokenizer(stored);
     std::vector<std::int32_t> ids = encode_prompt(tokenizer, model_options_.bos(stored, tokenizer));
+    const std::set<std::int32_t> ends = end_ids(stored, tokenizer);
     const std::unique_ptr<Llama> model = stored.load(recipe_of(stored), device);
     fmt::print("{}", prompt_);
-    std::string shown = tokenizer.decode(ids);
+    std::string text = tokenizer.decode(ids);
+    const std::size_t prompt = text.size();
+    std::size_t shown = prompt;
     const RandomStream random{static_cast<std::uint64_t>(seed_), 0, 0};
-    for (std::int64_t i = 0; i < tokens_; ++i) {
+    bool stopped = false;
+    for (std::int64_t i = 0; i < tokens_ && !stopped; ++i) {
       const auto window = static_cast<std::size_t>(stored.config().seq);
       const std::vector<std::int32_t> context(ids.end() - static_cast<std::ptrdiff_t>(std::min(window, ids.size())),
                                               ids.end());
@@ -70,15 +93,16 @@ class GenerateCommand final : public Command {
       std::vector<float> logits = model->next_token_logits(context);
       logits.resize(static_cast<std::size_t>(tokenizer.vocab_size()));  // rows to spare have no token
       const std::int32_t next = sample(logits, temperature_, top_k_, uniform);
-      if (next == tokenizer.eos_id()) break;
+      if (ends.contains(next)) break;
       ids.push_back(next);
       // Pieces decode differently in context (blanks, bytes of one character): print what the whole text gained.
-      const std::string text = tokenizer.decode(ids);
-      if (text.size() > shown.size()) fmt::print("{}", text.substr(shown.size()));
+      text = tokenizer.decode(ids);
+      const std::size_t until = shown_until(text, prompt, stops_, stopped);
+      if (until > shown) fmt::print("{}", text.substr(shown, until - shown));
       std::fflush(stdout);
-      shown = text;
+      shown = until;
     }
-    fmt::print("\n");
+    fmt::print("{}\n", stopped || shown > text.size() ? "" : text.substr(shown));
     return 0;
   }
 
@@ -91,6 +115,15 @@ class GenerateCommand final : public Command {
     return ids;
   }
 
+  std::set<std::int32_t> end_ids(const StoredModel& stored, const Tokenizer& tokenizer) const {
+    std::set<std::int32_t> ids = stored.end_ids(tokenizer);
+    for (const std::string& stop : stops_) {
+      if (stop.empty()) user_error("--stop is empty");
+      if (const std::int32_t id = tokenizer.find_piece(stop); id >= 0) ids.insert(id);
+    }
+    return ids;
+  }
+
   Recipe recipe_of(const StoredModel& stored) const {
     if (!recipe_.empty()) return load_recipe(find_recipe(recipe_));
     std::optional<Recipe> trained = stored.recipe();
@@ -99,6 +132,7 @@ class GenerateCommand final : public Command {
 
   ModelOptions model_options_;
   std::string prompt_, recipe_;
+  std::vector<std::string> stops_;
   std::int64_t tokens_ = 128;
   double temperature_ = 0.8;
   std::int64_t top_k_ = 40;

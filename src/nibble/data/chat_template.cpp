@@ -1,6 +1,7 @@
 #include "nibble/data/chat_template.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -139,6 +140,17 @@ ChatTemplate parse_chat_template(const std::string& text, const std::string& nam
 ChatTemplate load_chat_template(const std::string& name_or_path) {
   const std::filesystem::path path = find_data_file(kFolder, name_or_path, "chat template");
   return parse_chat_template(read_file(path), path.stem().string(), path.string());
+}
+
+std::vector<std::string> chat_end_tokens(const std::string& name) {
+  const std::vector<std::string> known = known_data_files(kFolder);
+  if (std::find(known.begin(), known.end(), name) == known.end()) return {};
+  const ChatTemplate format = load_chat_template(name);
+  const std::string& end = format.roles.at(kAssistant).end;
+  std::vector<std::string> found;
+  std::copy_if(format.tokens.begin(), format.tokens.end(), std::back_inserter(found),
+               [&](const std::string& token) { return end.find(token) != std::string::npos; });
+  return found;
 }
 
 std::optional<ChatTemplate> recognise_chat_template(const Tokenizer& tokenizer, std::string& why) {

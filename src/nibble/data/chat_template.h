@@ -46,6 +46,9 @@ ChatTemplate parse_chat_template(const std::string& text, const std::string& nam
 /// A template by name (chat_templates/NAME.toml, io/data_file.h) or by path.
 ChatTemplate load_chat_template(const std::string& name_or_path);
 
+/// The tokens with which the assistant ends its turn by the template of this name; none where the name is not known.
+std::vector<std::string> chat_end_tokens(const std::string& name);
+
 /// The one template whose recognised_by the tokenizer has, all of them. Where there is none or several, nothing, and
 /// `why` says so.
 std::optional<ChatTemplate> recognise_chat_template(const Tokenizer& tokenizer, std::string& why);

@@ -17,7 +17,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr const char* kMetaFile = "meta.json";
 constexpr const char* kFormat = "nibble-dataset-1";
 constexpr const char* kMaskedFormat = "nibble-dataset-2";
 
@@ -44,14 +43,14 @@ void write_dataset_meta(const fs::path& directory, const DatasetMeta& meta) {
   if (!meta.chat_template.empty()) value["chat_template"] = meta.chat_template;
   value["train"] = to_json(meta.train, meta.masked);
   value["valid"] = to_json(meta.valid, meta.masked);
-  write_file_atomic(directory / kMetaFile, value.dump(2) + "\n");
+  write_file_atomic(directory / kDatasetMetaFile, value.dump(2) + "\n");
 }
 
 DatasetMeta read_dataset_meta(const fs::path& directory) {
-  const fs::path path = directory / kMetaFile;
+  const fs::path path = directory / kDatasetMetaFile;
   if (!fs::exists(path)) {
     user_error("'{}' is not a prepared data set (it has no {}); make one with 'nibble data prepare'",
-               directory.string(), kMetaFile);
+               directory.string(), kDatasetMetaFile);
   }
   const json value = read_json(path);
   try {
@@ -101,7 +100,7 @@ ShardSet ShardSet::open(const fs::path& directory, std::string_view split) {
   if (set.tokens() != wanted.tokens || set.counted() != wanted.counted || set.vocab_size() != meta.vocab_size ||
       set.tokenizer_hash() != meta.tokenizer_hash) {
     user_error("the {} shards in '{}' are not those that its {} describes; prepare the data again", split,
-               directory.string(), kMetaFile);
+               directory.string(), kDatasetMetaFile);
   }
   return set;
 }

@@ -37,6 +37,8 @@ struct DatasetMeta {
   std::string chat_template;  ///< its name, where one was used
 };
 
+inline constexpr const char* kDatasetMetaFile = "meta.json";
+
 void write_dataset_meta(const std::filesystem::path& directory, const DatasetMeta& meta);
 /// UserError when the directory is not a prepared data set.
 DatasetMeta read_dataset_meta(const std::filesystem::path& directory);

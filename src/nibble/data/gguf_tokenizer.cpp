@@ -290,6 +290,7 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file) {
   name("unk_token", nullptr, unknown);
   // A file that names no end leaves the choice to the vocabulary.
   if (eos) name("eos_token", "eos_token_id", eos);
+  if (const std::set<std::int32_t> ends = gguf_end_ids(file); eos && ends.size() > 1) ids["eos_token_id"] = ends;
   if (const auto chat = file.text("tokenizer.chat_template")) {
     if (repaired_utf8(*chat) != *chat) vocabulary.fail("tokenizer.chat_template is not UTF-8");
     config["chat_template"] = *chat;
@@ -297,6 +298,15 @@ std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file) {
   return {{kTokenizerJsonFile, tokenizer.dump() + "\n"},
           {kTokenizerConfigFile, config.dump(2) + "\n"},
           {kGenerationConfigFile, ids.dump(2) + "\n"}};
+}
+
+std::set<std::int32_t> gguf_end_ids(const GgufFile& file) {
+  std::set<std::int32_t> ids;
+  for (const char* name : {"eos", "eot", "eom"}) {
+    const auto id = file.integer(fmt::format("tokenizer.ggml.{}_token_id", name));
+    if (id && *id >= 0 && *id <= INT32_MAX) ids.insert(static_cast<std::int32_t>(*id));
+  }
+  return ids;
 }
 
 Tokenizer gguf_tokenizer(const GgufFile& file) {

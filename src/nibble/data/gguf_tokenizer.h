@@ -7,7 +7,7 @@
 //   tokenizer.ggml.token_type    1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
 //   tokenizer.ggml.merges        of gpt2: "left right", the first is applied first
 //   tokenizer.ggml.scores        of llama: the pair that makes the token of the highest score is merged first
-//   tokenizer.ggml.*_token_id    bos, eos, unknown, padding
+//   tokenizer.ggml.*_token_id    bos, eos, unknown, padding; eot and eom, with which an instruct model ends a turn
 //   tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix; tokenizer.chat_template
 //
 // The names of `pre` and what they stand for, as llama.cpp has it:
@@ -23,7 +23,9 @@
 // Unused tokens are left out: they stand where a model's table has rows without a token.
 #pragma once
 
+#include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include "nibble/data/tokenizer.h"
@@ -35,8 +37,11 @@ namespace nibble {
 bool has_gguf_tokenizer(const GgufFile& file);
 
 /// tokenizer.json, tokenizer_config.json, with a chat template where the file has one, and generation_config.json with
-/// the ids of beginning, end and padding. UserError for a kind that is not supported and for what contradicts itself.
+/// the ids of beginning, ends and padding. UserError for a kind that is not supported and for what contradicts itself.
 std::map<std::string, std::string> gguf_tokenizer_files(const GgufFile& file);
+
+/// The tokens that end a text, a turn or a message, of those that the file names (eos, eot, eom).
+std::set<std::int32_t> gguf_end_ids(const GgufFile& file);
 
 /// The tokenizer of these files.
 Tokenizer gguf_tokenizer(const GgufFile& file);

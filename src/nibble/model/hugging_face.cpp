@@ -104,6 +104,25 @@ std::map<std::string, std::string> read_tokenizer_files(const fs::path& folder) 
   return files;
 }
 
+std::set<std::int32_t> read_end_ids(const fs::path& folder) {
+  for (const char* name : {kGenerationConfigFile, kHuggingFaceConfigFile}) {
+    if (!fs::exists(folder / name)) continue;
+    const json config = read_json(folder / name);
+    const json found = config.is_object() ? config.value("eos_token_id", json()) : json();
+    if (found.is_null()) continue;
+    std::set<std::int32_t> ids;
+    for (const json& id : found.is_array() ? found : json::array({found})) {
+      if (!id.is_number_integer()) {
+        user_error("'{}': eos_token_id is {}, must be an id or a list of ids", (folder / name).string(), found.dump());
+      }
+      const auto value = id.get<std::int64_t>();
+      if (value >= 0 && value <= INT32_MAX) ids.insert(static_cast<std::int32_t>(value));  // some say -1 for none
+    }
+    return ids;
+  }
+  return {};
+}
+
 void write_hugging_face_folder(
     const LlamaConfig& model, const HuggingFaceExport& options, const std::string& where,
     const nlohmann::ordered_json& more, const std::vector<TensorToWrite>& tensors,

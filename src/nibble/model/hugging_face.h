@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,5 +48,9 @@ void export_hugging_face(const LlamaConfig& model, const TensorSource& weights, 
 /// The tokenizer's files in a folder, with config.json and generation_config.json, as export_hugging_face takes them.
 /// UserError where it has none of a tokenizer.
 std::map<std::string, std::string> read_tokenizer_files(const std::filesystem::path& folder);
+
+/// The tokens that end a text or a turn: eos_token_id, an id or a list, of the folder's generation_config.json, or else
+/// of its config.json. None where neither names one; UserError where it is something else.
+std::set<std::int32_t> read_end_ids(const std::filesystem::path& folder);
 
 }  // namespace nibble

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nibble/data/chat_template.h"
+#include "nibble/data/dataset.h"
 #include "nibble/data/gguf_tokenizer.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/file.h"
@@ -93,6 +95,17 @@ Tokenizer StoredModel::tokenizer(const fs::path& instead) const {
                place.string(), tokenizer.vocab_size(), config_.vocab);
   }
   return tokenizer;
+}
+
+std::set<std::int32_t> StoredModel::end_ids(const Tokenizer& tokenizer) const {
+  std::set<std::int32_t> ids = gguf_ ? gguf_end_ids(gguf_->file()) : read_end_ids(tokenizer_);
+  if (ids.empty() && is_checkpoint() && fs::exists(tokenizer_ / kDatasetMetaFile)) {
+    for (const std::string& token : chat_end_tokens(read_dataset_meta(tokenizer_).chat_template)) {
+      if (const std::int32_t id = tokenizer.find_piece(token); id >= 0) ids.insert(id);
+    }
+  }
+  ids.insert(tokenizer.eos_id());
+  return ids;
 }
 
 void StoredModel::load_weights_into(Llama& model) const {

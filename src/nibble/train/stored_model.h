@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "nibble/data/tokenizer.h"
@@ -55,6 +56,10 @@ class StoredModel {
 
   /// Whether texts of one's own begin with <s>: where the tokenizer of a model that nibble did not train says so.
   bool texts_begin_with_bos(const Tokenizer& tokenizer) const { return !is_checkpoint() && tokenizer.adds_bos(); }
+
+  /// Tokens with which it ends a text or its turn: the tokenizer's </s>, those that the model's own files name
+  /// (read_end_ids, gguf_end_ids), and, where it was trained on conversations, those of their chat template.
+  std::set<std::int32_t> end_ids(const Tokenizer& tokenizer) const;
 
   /// Reads the parameters. UserError where they are not the model's; other parts of `model` stay as they are.
   void load_weights_into(Llama& model) const;
