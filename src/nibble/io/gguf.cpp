@@ -11,6 +11,7 @@
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/format.h"
+#include "nibble/io/format_rules.h"
 #include "nibble/io/tensor_source.h"
 #include "nibble/tensor/error.h"
 
@@ -31,21 +32,6 @@ constexpr std::uint64_t kLeastTensorBytes = 8 + 4 + 4 + 8;  // an empty name, no
 constexpr std::size_t kArrayIndex = 9;
 static_assert(std::is_same_v<std::variant_alternative_t<kArrayIndex, GgufValue>, GgufArray>);
 static_assert(std::variant_size_v<GgufValue> == 13 && std::variant_size_v<GgufArray> == 13);
-
-/// Reports every broken rule of one file.
-class Rules {
- public:
-  explicit Rules(const std::filesystem::path& path) : path_(path) {}
-
-  template <class... Args>
-  void check(bool holds, fmt::format_string<Args...> rule, Args&&... args) const {
-    if (!holds)
-      user_error("'{}' is not a valid GGUF file: {}", path_.string(), fmt::format(rule, std::forward<Args>(args)...));
-  }
-
- private:
-  const std::filesystem::path& path_;
-};
 
 constexpr bool is_power_of_two(std::uint64_t n) { return n != 0 && (n & (n - 1)) == 0; }
 constexpr std::uint64_t align_up(std::uint64_t n, std::uint64_t alignment) {
@@ -74,7 +60,7 @@ bool whole_blocks(std::span<const std::int64_t> shape, const GgmlTypeInfo& type)
 /// Reads values one after the other; what lies beyond the end of the file is a broken rule.
 class Cursor {
  public:
-  Cursor(std::span<const std::byte> bytes, const Rules& rules) : bytes_(bytes), rules_(rules) {}
+  Cursor(std::span<const std::byte> bytes, const FormatRules& rules) : bytes_(bytes), rules_(rules) {}
 
   std::uint64_t position() const { return at_; }
   std::uint64_t remaining() const { return bytes_.size() - at_; }
@@ -116,7 +102,7 @@ class Cursor {
  private:
   std::span<const std::byte> bytes_;
   std::uint64_t at_ = 0;
-  const Rules& rules_;
+  const FormatRules& rules_;
 };
 
 /// Calls f.operator()<I>() for the alternative of V whose index is `index`, which exists.
@@ -129,7 +115,7 @@ void with_index(std::size_t index, F&& f) {
   with_index<V>(index, f, std::make_index_sequence<std::variant_size_v<V>>());
 }
 
-GgufArray read_array(Cursor& in, const Rules& rules, const std::string& key) {
+GgufArray read_array(Cursor& in, const FormatRules& rules, const std::string& key) {
   const std::string what = fmt::format("the value of '{}'", key);
   const auto type = in.number<std::uint32_t>(what);
   rules.check(type != kArrayIndex, "{} is an array of arrays, which is not supported", what);
@@ -151,7 +137,7 @@ GgufArray read_array(Cursor& in, const Rules& rules, const std::string& key) {
   return array;
 }
 
-GgufValue read_value(Cursor& in, const Rules& rules, const std::string& key) {
+GgufValue read_value(Cursor& in, const FormatRules& rules, const std::string& key) {
   const std::string what = fmt::format("the value of '{}'", key);
   const auto type = in.number<std::uint32_t>(what);
   rules.check(type < std::variant_size_v<GgufValue>, "{} has the unknown type {}", what, type);
@@ -173,7 +159,7 @@ struct Placed {
   std::uint64_t bytes = 0;
 };
 
-Placed read_tensor_info(Cursor& in, const Rules& rules) {
+Placed read_tensor_info(Cursor& in, const FormatRules& rules) {
   Placed placed;
   GgufTensor& tensor = placed.tensor;
   tensor.name = in.text(kMaxTensorName, "the name of a tensor");
@@ -368,7 +354,7 @@ std::uint64_t write_gguf(const std::filesystem::path& path, const GgufMetadata& 
 }
 
 GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
-  const Rules rules(file_.path());
+  const FormatRules rules(file_.path(), "GGUF file");
   const std::span<const std::byte> bytes = file_.bytes();
   Cursor in(bytes, rules);
   const auto magic = in.take(kMagic.size(), "its first four bytes");

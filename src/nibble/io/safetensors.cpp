@@ -11,6 +11,7 @@
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/format.h"
+#include "nibble/io/format_rules.h"
 #include "nibble/io/json.h"
 #include "nibble/io/tensor_source.h"
 #include "nibble/numerics/fp16.h"
@@ -65,29 +66,13 @@ std::optional<std::uint64_t> tensor_bytes(std::span<const std::int64_t> shape, s
   return product;
 }
 
-/// Reports every broken rule of one file.
-class Rules {
- public:
-  explicit Rules(const std::filesystem::path& path) : path_(path) {}
-
-  template <class... Args>
-  void check(bool holds, fmt::format_string<Args...> rule, Args&&... args) const {
-    if (!holds)
-      user_error("'{}' is not a valid safetensors file: {}", path_.string(),
-                 fmt::format(rule, std::forward<Args>(args)...));
-  }
-
- private:
-  const std::filesystem::path& path_;
-};
-
 struct Placed {
   SafetensorsEntry entry;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
 };
 
-Placed parse_entry(const std::string& name, const json& value, const Rules& rules) {
+Placed parse_entry(const std::string& name, const json& value, const FormatRules& rules) {
   rules.check(value.is_object(), "the entry of tensor '{}' is not an object", name);
   for (const char* key : {"dtype", "shape", "data_offsets"}) {
     rules.check(value.contains(key), "tensor '{}' has no {}", name, key);
@@ -122,7 +107,7 @@ Placed parse_entry(const std::string& name, const json& value, const Rules& rule
   return placed;
 }
 
-SafetensorsMetadata parse_metadata(const json& value, const Rules& rules) {
+SafetensorsMetadata parse_metadata(const json& value, const FormatRules& rules) {
   rules.check(value.is_object(), "{} is not an object", kMetadataKey);
   SafetensorsMetadata metadata;
   for (const auto& [key, text] : value.items()) {
@@ -185,7 +170,7 @@ std::uint64_t write_safetensors(const std::filesystem::path& path, std::vector<S
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
-  const Rules rules(path);
+  const FormatRules rules(path, "safetensors file");
   const std::span<const std::byte> bytes = file_.bytes();
   rules.check(bytes.size() >= kLengthBytes, "{} bytes are too few for a header", bytes.size());
   std::uint64_t length = 0;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "nibble/io/format.h"
+#include "nibble/io/format_rules.h"
 #include "nibble/io/json.h"
 
 namespace nibble {
@@ -20,18 +21,16 @@ bool is_plain_name(const std::string& name) {
 /// weight_map of an index: tensor -> file.
 std::map<std::string, std::string> read_index(const fs::path& path) {
   const nlohmann::json index = read_json(path);
-  const auto check = [&](bool holds, const std::string& rule) {
-    if (!holds) user_error("'{}' is not a valid index of safetensors files: {}", path.string(), rule);
-  };
-  check(index.is_object() && index.contains("weight_map"), "it has no weight_map");
+  const FormatRules rules(path, "index of safetensors files");
+  rules.check(index.is_object() && index.contains("weight_map"), "it has no weight_map");
   const nlohmann::json& map = index["weight_map"];
-  check(map.is_object() && !map.empty(), "weight_map is not an object that names a tensor");
+  rules.check(map.is_object() && !map.empty(), "weight_map is not an object that names a tensor");
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : map.items()) {
-    check(file.is_string(), fmt::format("the file of tensor '{}' is not a string", tensor));
+    rules.check(file.is_string(), "the file of tensor '{}' is not a string", tensor);
     const auto name = file.get<std::string>();
-    check(is_plain_name(name), fmt::format("the file of tensor '{}' is {}, not a name beside the index", tensor,
-                                           nlohmann::json(name).dump()));
+    rules.check(is_plain_name(name), "the file of tensor '{}' is {}, not a name beside the index", tensor,
+                nlohmann::json(name).dump());
     files[tensor] = name;
   }
   return files;
