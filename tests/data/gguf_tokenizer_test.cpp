@@ -262,7 +262,7 @@ TEST(GgufTokenizer, WhatIsNotSupportedOrContradictsItselfIsNamed) {
   expect_refused(
       llama_values(), [](Values& v) { v.set("remove_extra_whitespaces", true); },
       "tokenizer.ggml.remove_extra_whitespaces is not supported");
-  const auto tokens = [](std::vector<std::string> texts) {
+  const auto tokens = [](const std::vector<std::string>& texts) {
     return [texts](Values& v) {
       v.set("tokens", GgufArray(texts));
       v.erase("token_type");

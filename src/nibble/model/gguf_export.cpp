@@ -205,6 +205,7 @@ void export_gguf(const LlamaConfig& model, const TensorSource& weights, const Gg
   const std::vector<ParameterShape> parameters = parameter_shapes(model);
   const std::vector<Piece> pieces = pieces_of(model, parameters, architecture, options);
   std::vector<GgufTensorInfo> tensors;
+  tensors.reserve(pieces.size());
   for (const Piece& piece : pieces) tensors.push_back(piece.info);
   Packer packer(model, weights, options);
   write_gguf(file, metadata_of(model, architecture, options), tensors,
