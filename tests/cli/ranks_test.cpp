@@ -110,6 +110,20 @@ TEST_F(RanksOfTheProgram, ASignalToTheLauncherSavesTheRun) {
   EXPECT_EQ(load_state(newest_checkpoint(out("stopped")).value()).step, log.steps.back().step);
 }
 
+#ifdef NIBBLE_MPIRUN
+TEST_F(RanksOfTheProgram, OnTwoHostsGiveTheBitsOfOneProcess) {
+  std::ofstream(folder_.path() / "hosts.toml")
+      << small_config_text(folder_.path() / "data", 12);  // micro_batch 2 of 4: one a host
+  const int status = std::system(fmt::format("cd {} && tests/dist/two_hosts.sh {}/nibble {} {}/hosts.toml {} > {} 2>&1",
+                                             NIBBLE_SOURCE_DIR, NIBBLE_BINARY_DIR, NIBBLE_MPIRUN,
+                                             folder_.path().string(), folder_.path().string(), out("hosts.log"))
+                                     .c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << contents(out("hosts.log"));
+  EXPECT_EQ(WEXITSTATUS(status), 0) << contents(out("hosts.log"));
+}
+#endif
+
 TEST_F(RanksOfTheProgram, MistakesAreRefused) {
   expect_mistake(command("x", 2, "--ranks 0"), "at least one rank");
   const std::string as_rank = "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2";
