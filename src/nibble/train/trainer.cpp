@@ -364,7 +364,7 @@ class Trainer {
     report.grad_norm = norm;
     report.tokens_per_second = rate;
     if (loader_.shards().masked()) report.counted_tokens = loss.tokens;
-    report.light_share = rate * ideal_seconds_per_token(model_);
+    report.light_share = rate * ideal_seconds_per_token(model_) / ranks_.size();
     const bool last = step == config_.steps;
     if (last || (config_.validate_every > 0 && step % config_.validate_every == 0)) {
       report.val_loss = validate(step32 + 1);
