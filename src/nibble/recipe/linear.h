@@ -101,9 +101,9 @@ class Linear {
   std::int64_t weights() const { return weight_.numel(); }
   /// What was measured since reset_quality(); an operand that fprop's serves again has fprop's figures.
   LinearQuality quality() const;
-  /// Of passes that overwrite the gradients: y of the first eighth of its tokens (at least 16), dX of the same, and an eighth of the
-  /// rows of dW, as the optimizer sees them, estimator, mask and residual included. A product of unquantised operands
-  /// is not measured and has a count of 0.
+  /// Of passes that overwrite the gradients: y of the first eighth of their tokens (at least 16), dX of the same, and
+  /// an eighth of the rows of dW, as the optimizer sees them, estimator, mask and residual included. A product of
+  /// unquantised operands is not measured and has a count of 0.
   const LinearProducts& products() const { return products_; }
   /// Between the last measured step and the one after it, of an eighth of W's rows; known after that step's
   /// after_update, and until another step was measured. Nothing where W is not quantised.
