@@ -103,6 +103,33 @@ INSTANTIATE_TEST_SUITE_P(Recipes, CudaGraphsOf,
                            return name;
                          });
 
+// Every pass overwrites the gradients, whose sum is that of dist/ordered_sum.h.
+TEST(CudaOrderedSums, AreTheSameBitsTwiceWithGraphsAndWhenResumed) {
+  NIBBLE_NEEDS_GPU();
+  for (const DType gradients : {DType::F32, DType::BF16}) {
+    TemporaryDirectory folder;
+    TrainConfig config = config_for_graphs(folder.path());
+    config.batch = 6;
+    config.deterministic = true;
+    config.gradients = gradients;
+    const Recipe recipe = recipe_for_test("quartet2");
+    ASSERT_TRUE(train(config, recipe, folder.path() / "first", Resume::No, kNeverStop, {}));
+    ASSERT_TRUE(train(config, recipe, folder.path() / "second", Resume::No, kNeverStop, {}));
+    expect_same_training(folder.path() / "first", folder.path() / "second");
+    config.cuda_graphs = true;
+    EXPECT_FALSE(train_until(5, config, recipe, folder.path() / "graphs"));
+    ASSERT_TRUE(train(config, recipe, folder.path() / "graphs", Resume::Required, kNeverStop, {}));
+    expect_same_training(folder.path() / "first", folder.path() / "graphs");
+    config.deterministic = false;
+    ASSERT_TRUE(train(config, recipe, folder.path() / "as-they-come", Resume::No, kNeverStop, {}));
+    const std::vector<StepRecord> ordered = load_run(folder.path() / "first").steps;
+    const std::vector<StepRecord> as_they_come = load_run(folder.path() / "as-they-come").steps;
+    EXPECT_EQ(ordered[0].loss, as_they_come[0].loss);
+    EXPECT_NEAR(ordered[0].grad_norm, as_they_come[0].grad_norm,
+                (gradients == DType::F32 ? 1e-6 : 1e-3) * as_they_come[0].grad_norm);
+  }
+}
+
 TEST(CudaGraphs, GiveTheSameBitsWhereBlocksAreComputedAgainAndWeightsAreInHalf) {
   NIBBLE_NEEDS_GPU();
   TemporaryDirectory folder;
