@@ -17,22 +17,24 @@ set(NIBBLE_PUBLIC_HEADERS
     io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/run_log.h io/safetensors.h
     io/safetensors_folder.h io/tensor_source.h
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
+    dist/communicator.h dist/launch.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
     recipe/random_streams.h recipe/recipe.h
     model/config.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h model/packed_sequences.h
     model/parameter_shapes.h model/recompute.h
-    train/alarms.h train/checkpoint.h train/compare.h train/config.h train/import.h train/memory.h train/optimizer.h
-    train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
+    train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/import.h train/memory.h
+    train/optimizer.h train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
     eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h
     eval/template.h eval/text_rules.h
     report/html.h report/runs.h report/summary.h report/table.h
-    cost/device.h cost/estimate.h cost/memory.h cost/operand.h cost/step.h cost/theory.h cost/traffic.h cost/twelve.h
+    cost/communication.h cost/device.h cost/estimate.h cost/memory.h cost/operand.h cost/overlap.h cost/parallel.h
+    cost/scaling_curve.h cost/step.h cost/theory.h cost/traffic.h cost/twelve.h
     scaling/fit.h scaling/law.h scaling/law_file.h scaling/points.h
     inspect/figures.h inspect/histogram.h inspect/inspection.h inspect/page.h inspect/text.h)
 
 # One shared library of all rooms but the command line. What they are built on is linked into it, so that a program that
 # uses it needs none of that at build time. Its objects are the rooms'; the rooms themselves only bring their libraries.
-set(rooms tensor quant ops io data optim recipe model train eval report scaling cost inspect)
+set(rooms tensor quant ops dist io data optim recipe model train eval report scaling cost inspect)
 list(TRANSFORM rooms PREPEND nibble_)
 add_library(nibble_shared SHARED)
 foreach(room ${rooms})
