@@ -1,11 +1,11 @@
 // Gradients as E4M3 codes under one scale that all ranks share: what travels when gradients are exchanged in FP8
 // (FP8-LM, arXiv 2310.18313, section 2.1; MS-AMP's all-reduce).
 //
-//   amax  = the largest |x| of a tensor on any rank; NaN counts as infinity
-//   sf    = 2^floor(log2(448 / amax)) / sqrt(R)      over R ranks; the exponent is held to [-126, 126], amax 0 has 1 /
-//   sqrt(R) code  = E4M3(x * sf)                             to nearest even sum   = E4M3(code_0 + code_1 + ... ) in
-//   F32, in the order of ranks; beyond 448 it saturates, and is counted x     = sum * (1 / sf) NaN everywhere where
-//   amax is not finite: an infinity is not lost
+//   amax   the largest |x| of a tensor on any rank; NaN counts as infinity
+//   sf     2^floor(log2(448 / amax)) / sqrt(R) over R ranks; the exponent is held to [-126, 126], amax 0 has power 0
+//   code   E4M3(x * sf), to nearest even
+//   sum    E4M3(code_0 + code_1 + ...) in F32, in the order of ranks; beyond 448 it saturates, and is counted
+//   x      sum * (1 / sf); NaN everywhere where amax is not finite: an infinity is not lost
 //
 // The R ranks' codes are at most 448 / sqrt(R): sums of R values that go separate ways fit, those of equal ones
 // saturate from R = 2 on where they are near the largest.
