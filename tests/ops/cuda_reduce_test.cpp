@@ -35,6 +35,27 @@ TEST(CudaReduce, SumOfSquaresOfHugeValuesIsFiniteAndOfInfinityIsNot) {
   EXPECT_TRUE(std::isnan(sum_of_squares(on_gpu(x))));
 }
 
+TEST(CudaReduce, SquaresOfChunksAreTheCpus) {
+  NIBBLE_NEEDS_GPU();
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    for (const std::int64_t n : {std::int64_t{1}, std::int64_t{255}, std::int64_t{1024}, std::int64_t{1'081'345}}) {
+      for (const std::int64_t chunk : {1, 250, 4096}) {
+        SCOPED_TRACE(fmt::format("{} by {}", n, chunk));
+        const OwnedTensor x = random_tensor(dtype, {n}, 7, 3.0f);
+        const std::int64_t chunks = (n + chunk - 1) / chunk;
+        std::vector<double> expected(static_cast<std::size_t>(chunks));
+        std::vector<double> got(expected.size());
+        const Tensor there = Tensor::of(reinterpret_cast<std::uint8_t*>(expected.data()), {8 * chunks});
+        squares_of_chunks(x, chunk, there);
+        const OwnedTensor sums(DType::U8, {8 * chunks}, Device::Cuda);
+        squares_of_chunks(on_gpu(x), chunk, sums);
+        copy(sums, Tensor::of(reinterpret_cast<std::uint8_t*>(got.data()), {8 * chunks}));
+        for (std::size_t c = 0; c < got.size(); ++c) ASSERT_NEAR(got[c], expected[c], 1e-12 * expected[c]) << c;
+      }
+    }
+  }
+}
+
 TEST(CudaReduce, ScalingHasTheCpusBits) {
   NIBBLE_NEEDS_GPU();
   for (const std::int64_t n : kSizes) {

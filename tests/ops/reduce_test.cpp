@@ -56,6 +56,36 @@ TEST(SumOfSquares, NaNAndInfinityShowWhereverTheyStand) {
   EXPECT_TRUE(std::isfinite(sum_of_squares(x)));
 }
 
+TEST(SquaresOfChunks, ArePartialSumsThatPiecesShareWithTheWhole) {
+  constexpr std::int64_t kChunk = 48;
+  const auto sums_of = [](const Tensor& x) {
+    const std::int64_t chunks = (x.numel() + kChunk - 1) / kChunk;
+    std::vector<double> sums(static_cast<std::size_t>(chunks));
+    squares_of_chunks(x, kChunk, Tensor::of(reinterpret_cast<std::uint8_t*>(sums.data()), {8 * chunks}));
+    return sums;
+  };
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    for (const std::int64_t n : kSizes) {
+      SCOPED_TRACE(n);
+      const OwnedTensor x = random_tensor(dtype, {n}, 24);
+      const std::vector<double> sums = sums_of(x);
+      const std::vector<double> values = doubles(x);
+      for (std::size_t c = 0; c < sums.size(); ++c) {
+        long double want = 0;
+        for (std::size_t i = c * kChunk; i < std::min(values.size(), (c + 1) * kChunk); ++i) {
+          want += static_cast<long double>(values[i]) * values[i];
+        }
+        EXPECT_NEAR(sums[c], static_cast<double>(want), 1e-14 * static_cast<double>(want));
+      }
+      const std::int64_t border = std::min(n, 7 * kChunk);
+      std::vector<double> both = sums_of(x.view().elements(0, border));
+      const std::vector<double> rest = sums_of(x.view().elements(border, n));
+      both.insert(both.end(), rest.begin(), rest.end());
+      EXPECT_EQ(both, sums);
+    }
+  }
+}
+
 TEST(FirstNonFinite, NamesTheFirstIndex) {
   for (DType dtype : {DType::F32, DType::BF16}) {
     SCOPED_TRACE(dtype_name(dtype));

@@ -246,5 +246,57 @@ TEST(AdamWFp8, NoParametersIsNoWorkAndAWrongShapeIsRefused) {
   EXPECT_THROW(two.step(OwnedTensor(DType::F32, {3}), {.lr = 0.1f}), InternalError);
 }
 
+TEST(AdamWFp8, PiecesThatShareTheirMaximaHaveTheBitsOfTheWhole) {
+  constexpr std::int64_t kAll = 70'000;
+  constexpr std::int64_t kBorders[] = {0, 1024, 1024, 40'000, kAll};  // the second piece is empty
+  Arena scratch;
+  const OwnedTensor start = random_tensor(DType::F32, {kAll}, 31);
+  struct States {
+    explicit States(std::int64_t n)
+        : master(DType::F16, n), m(DType::U8, n), v(DType::F16, n), param(DType::F32, {n}) {}
+    OwnedScaled master, m, v;
+    OwnedTensor param;
+  };
+  States whole(kAll);
+  scaled_store(start, whole.master);
+  std::vector<States> pieces;
+  for (int p = 0; p < 4; ++p) {
+    States& piece = pieces.emplace_back(kBorders[p + 1] - kBorders[p]);
+    convert(whole.master.scale_inv, piece.master.scale_inv);
+    std::copy_n(whole.master.data.view().data<std::uint16_t>() + kBorders[p], piece.param.view().numel(),
+                piece.master.data.view().data<std::uint16_t>());
+  }
+  for (int t = 1; t <= 4; ++t) {
+    AdamWStep step;
+    step.lr = 0.01f;
+    step.t = t;
+    const OwnedTensor grad = random_tensor(DType::F32, {kAll}, static_cast<std::uint32_t>(40 + t));
+    grad.view().data<float>()[50'000] = 300;  // the largest of all, in the last piece
+    adamw_fp8_step(whole.param, grad, whole.master, whole.m, whole.v, step, scratch);
+    const OwnedTensor amax(DType::I32, {3});
+    const auto part = [&](std::size_t p) { return grad.view().elements(kBorders[p], kBorders[p + 1]); };
+    for (std::size_t p = 0; p < 4; ++p) {
+      adamw_fp8_measure(part(p), pieces[p].master, pieces[p].m, pieces[p].v, step, amax);
+    }
+    for (std::size_t p = 0; p < 4; ++p) {
+      adamw_fp8_store(pieces[p].param, part(p), pieces[p].master, pieces[p].m, pieces[p].v, step, amax, scratch);
+    }
+  }
+  const std::vector<double> params = doubles(whole.param);
+  const std::vector<double> m = whole.m.values();
+  const std::vector<double> v = whole.v.values();
+  for (std::size_t p = 0; p < 4; ++p) {
+    const auto of_piece = [&](const std::vector<double>& all) {
+      return std::vector<double>(all.begin() + kBorders[p], all.begin() + kBorders[p + 1]);
+    };
+    EXPECT_EQ(doubles(pieces[p].param), of_piece(params)) << p;
+    EXPECT_EQ(pieces[p].m.values(), of_piece(m)) << p;
+    EXPECT_EQ(pieces[p].v.values(), of_piece(v)) << p;
+    EXPECT_EQ(pieces[p].master.inv(), whole.master.inv());
+    EXPECT_EQ(pieces[p].m.inv(), whole.m.inv());
+    EXPECT_EQ(pieces[p].v.inv(), whole.v.inv());
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -33,6 +33,7 @@ void head_norm_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_
                         const Tensor& before, const Tensor& rstd, const HeadGains& dgains, Arena& scratch);
 
 double sum_of_squares(const Tensor& x);
+void squares_of_chunks(const Tensor& x, std::int64_t chunk, const Tensor& sums);
 void scale_in_place(const Tensor& x, float factor);
 void add_in_place(const Tensor& to, const Tensor& from);
 std::int64_t first_non_finite(const Tensor& x);

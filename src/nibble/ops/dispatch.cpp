@@ -215,6 +215,14 @@ double sum_of_squares(const Tensor& x) {
   return (on_gpu("sum_of_squares", x) ? cuda::sum_of_squares : cpu::sum_of_squares)(x);
 }
 
+void squares_of_chunks(const Tensor& x, std::int64_t chunk, const Tensor& sums) {
+  const bool gpu = on_gpu("squares_of_chunks", x, sums);
+  require(chunk > 0 && sums.dtype() == DType::U8 &&
+              sums.numel() == (x.numel() + chunk - 1) / chunk * static_cast<std::int64_t>(sizeof(double)),
+          "squares_of_chunks: {} by {} into {}", to_string(x), chunk, to_string(sums));
+  if (x.numel() > 0) (gpu ? cuda::squares_of_chunks : cpu::squares_of_chunks)(x, chunk, sums);
+}
+
 void scale_in_place(const Tensor& x, float factor) {
   (on_gpu("scale_in_place", x) ? cuda::scale_in_place : cpu::scale_in_place)(x, factor);
 }

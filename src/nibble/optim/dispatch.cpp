@@ -22,14 +22,34 @@ void adamw_step(const Tensor& param, const Tensor& grad, const Tensor& m, const 
   on_gpu(param) ? cuda::adamw_step(param, grad, m, v, step) : cpu::adamw_step(param, grad, m, v, step);
 }
 
-void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
-                    const ScaledTensor& v, const AdamWStep& step, Arena& scratch) {
+void adamw_fp8_measure(const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v,
+                       const AdamWStep& step, const Tensor& amax) {
+  const std::int64_t n = grad.numel();
+  require(master.data.numel() == n && m.data.numel() == n && v.data.numel() == n && amax.numel() == 3,
+          "adamw_fp8_measure: grad {}, master {}, m {}, v {}, amax {}", to_string(grad), to_string(master.data),
+          to_string(m.data), to_string(v.data), to_string(amax));
+  if (n == 0) return;
+  on_gpu(grad) ? cuda::adamw_fp8_measure(grad, master, m, v, step, amax)
+               : cpu::adamw_fp8_measure(grad, master, m, v, step, amax);
+}
+
+void adamw_fp8_store(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
+                     const ScaledTensor& v, const AdamWStep& step, const Tensor& amax, Arena& scratch) {
   const std::int64_t n = param.numel();
   require(grad.numel() == n && master.data.numel() == n && m.data.numel() == n && v.data.numel() == n,
-          "adamw_fp8_step: param {}, grad {}, master {}, m {}, v {}", to_string(param), to_string(grad),
+          "adamw_fp8_store: param {}, grad {}, master {}, m {}, v {}", to_string(param), to_string(grad),
           to_string(master.data), to_string(m.data), to_string(v.data));
-  on_gpu(param) ? cuda::adamw_fp8_step(param, grad, master, m, v, step, scratch)
-                : cpu::adamw_fp8_step(param, grad, master, m, v, step, scratch);
+  on_gpu(param) ? cuda::adamw_fp8_store(param, grad, master, m, v, step, amax, scratch)
+                : cpu::adamw_fp8_store(param, grad, master, m, v, step, amax, scratch);
+}
+
+void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
+                    const ScaledTensor& v, const AdamWStep& step, Arena& scratch) {
+  const ArenaScope scope(scratch);
+  const Tensor amax = scratch.allocate(DType::I32, {3});
+  fill_zero(amax);
+  adamw_fp8_measure(grad, master, m, v, step, amax);
+  adamw_fp8_store(param, grad, master, m, v, step, amax, scratch);
 }
 
 void scaled_store(const Tensor& x, const ScaledTensor& to) {

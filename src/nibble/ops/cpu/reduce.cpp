@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <vector>
 
 #include "nibble/ops/backend.h"
@@ -15,6 +17,14 @@ NIBBLE_SIMD double squares(const float* x, std::int64_t n) {
   return lane_sum<double>(
       n, [x](std::int64_t i) __attribute__((always_inline)) {
         const double v = x[i];
+        return v * v;
+      });
+}
+
+NIBBLE_SIMD double squares(const bf16* x, std::int64_t n) {
+  return lane_sum<double>(
+      n, [x](std::int64_t i) __attribute__((always_inline)) {
+        const double v = bf16_decode(x[i]);
         return v * v;
       });
 }
@@ -63,6 +73,21 @@ double sum_of_squares(const Tensor& x) {
   double sum = 0;
   for (double v : partial) sum += v;
   return sum;
+}
+
+void squares_of_chunks(const Tensor& x, std::int64_t chunk, const Tensor& sums) {
+  auto* bytes = sums.data<std::uint8_t>();
+  const std::int64_t n = x.numel();
+  dispatch_float(x.dtype(), [&]<class T>(T*) {
+    const T* p = x.data<T>();
+    const std::int64_t at_once = std::max<std::int64_t>(kGrain / chunk, 1);
+    parallel_for((n + chunk - 1) / chunk, at_once, [&](std::int64_t b, std::int64_t e) {
+      for (std::int64_t c = b; c < e; ++c) {
+        const double sum = squares(p + c * chunk, std::min(chunk, n - c * chunk));
+        std::memcpy(bytes + static_cast<std::size_t>(c) * sizeof(sum), &sum, sizeof(sum));
+      }
+    });
+  });
 }
 
 void scale_in_place(const Tensor& x, float factor) {

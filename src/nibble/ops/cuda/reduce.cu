@@ -112,6 +112,23 @@ __global__ void __launch_bounds__(kThreads) sum_of_squares_kernel(const float* x
   if (threadIdx.x == 0) block_squares[blockIdx.x] = sum;
 }
 
+/// A block takes a chunk after another.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    squares_of_chunks_kernel(const T* x, std::int64_t n, std::int64_t chunk, double* sums, std::int64_t chunks) {
+  for (std::int64_t c = blockIdx.x; c < chunks; c += gridDim.x) {
+    const std::int64_t end = min(n, (c + 1) * chunk);
+    double sum = 0;
+    for (std::int64_t i = c * chunk + threadIdx.x; i < end; i += kThreads) {
+      const auto v = static_cast<double>(to_float(x[i]));
+      sum = fma(v, v, sum);
+    }
+    sum = block_reduce(sum, [](double a, double b) { return a + b; });
+    if (threadIdx.x == 0) sums[c] = sum;
+    __syncthreads();
+  }
+}
+
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads) first_non_finite_kernel(const T* x, std::int64_t n) {
   std::int64_t first = n;
@@ -146,6 +163,18 @@ double sum_of_squares(const Tensor& x) {
   double sum = 0;
   for (const double v : fetch_blocks(block_squares)) sum += v;
   return sum;
+}
+
+void squares_of_chunks(const Tensor& x, std::int64_t chunk, const Tensor& sums) {
+  const std::int64_t n = x.numel();
+  const std::int64_t chunks = (n + chunk - 1) / chunk;
+  auto* to = reinterpret_cast<double*>(device_data<std::uint8_t>(sums, "squares_of_chunks"));
+  dispatch_float(x.dtype(), [&]<class T>(T*) {
+    const T* p = device_data<T>(x, "squares_of_chunks");
+    const unsigned grid = grid_for(chunks * kThreads, kThreads);
+    squares_of_chunks_kernel<T><<<grid, kThreads, 0, stream()>>>(p, n, chunk, to, chunks);
+  });
+  launched("squares_of_chunks");
 }
 
 void scale_in_place(const Tensor& x, float factor) {

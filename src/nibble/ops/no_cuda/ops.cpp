@@ -33,6 +33,7 @@ void head_norm_backward(const Tensor&, std::int64_t, std::int64_t, const HeadGai
   refuse("head_norm_backward");
 }
 double sum_of_squares(const Tensor&) { refuse("sum_of_squares"); }
+void squares_of_chunks(const Tensor&, std::int64_t, const Tensor&) { refuse("squares_of_chunks"); }
 void scale_in_place(const Tensor&, float) { refuse("scale_in_place"); }
 void add_in_place(const Tensor&, const Tensor&) { refuse("add_in_place"); }
 void update_amax(const Tensor&, const Tensor&) { refuse("update_amax"); }

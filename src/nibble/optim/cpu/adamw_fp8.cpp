@@ -140,47 +140,49 @@ void scaled_load(const ScaledTensor& from, const Tensor& x) {
   });
 }
 
-void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
-                    const ScaledTensor& v, const AdamWStep& step, Arena& scratch) {
-  const std::int64_t n = param.numel();
+namespace {
+
+State state_of(const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v) {
+  return {master.data.data<std::uint16_t>(), m.data.data<std::uint8_t>(), v.data.data<std::uint16_t>(),
+          *master.scale_inv.data<float>(),   *m.scale_inv.data<float>(),  *v.scale_inv.data<float>()};
+}
+
+}  // namespace
+
+void adamw_fp8_measure(const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v,
+                       const AdamWStep& step, const Tensor& amax) {
+  const std::int64_t n = grad.numel();
+  const AdamWFactors factors = adamw_factors(step);
+  const float* g = grad.data<float>();
+  const State state = state_of(master, m, v);
+  std::vector<Amax> tops(static_cast<std::size_t>((n + kGrain - 1) / kGrain));
+  parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) {
+    tops[static_cast<std::size_t>(b / kGrain)] = measure(state, g, factors, b, e);
+  });
+  auto* all = amax.data<std::int32_t>();
+  for (const Amax& top : tops) {
+    all[0] = std::max(all[0], top.master);
+    all[1] = std::max(all[1], top.m);
+    all[2] = std::max(all[2], top.v);
+  }
+}
+
+void adamw_fp8_store(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
+                     const ScaledTensor& v, const AdamWStep& step, const Tensor& amax, Arena&) {
   const AdamWFactors factors = adamw_factors(step);
   const float* g = grad.data<float>();
   float* out = param.data<float>();
-  float* master_inv = master.scale_inv.data<float>();
-  float* m_inv = m.scale_inv.data<float>();
-  float* v_inv = v.scale_inv.data<float>();
-  const State state{master.data.data<std::uint16_t>(),
-                    m.data.data<std::uint8_t>(),
-                    v.data.data<std::uint16_t>(),
-                    *master_inv,
-                    *m_inv,
-                    *v_inv};
-
-  const ArenaScope scope(scratch);
-  const std::int64_t chunks = (n + kGrain - 1) / kGrain;
-  std::int32_t* tops = scratch.allocate(DType::I32, {chunks, 3}).data<std::int32_t>();
-  parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) {
-    const Amax top = measure(state, g, factors, b, e);
-    std::int32_t* to = tops + b / kGrain * 3;
-    to[0] = top.master;
-    to[1] = top.m;
-    to[2] = top.v;
-  });
-  Amax top;
-  for (std::int64_t c = 0; c < chunks; ++c) {
-    top.master = std::max(top.master, tops[c * 3]);
-    top.m = std::max(top.m, tops[c * 3 + 1]);
-    top.v = std::max(top.v, tops[c * 3 + 2]);
-  }
-  const ScalePair master_scale = choose_scale(kFp16Max, top.master, state.master_inv);
-  const ScalePair m_scale = choose_scale(kE4M3Max, top.m, state.m_inv);
-  const ScalePair v_scale = choose_scale(kFp16Max, top.v, state.v_inv);
-  parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) {
+  const State state = state_of(master, m, v);
+  const auto* top = amax.data<std::int32_t>();
+  const ScalePair master_scale = choose_scale(kFp16Max, top[0], state.master_inv);
+  const ScalePair m_scale = choose_scale(kE4M3Max, top[1], state.m_inv);
+  const ScalePair v_scale = choose_scale(kFp16Max, top[2], state.v_inv);
+  parallel_for(param.numel(), kGrain, [&](std::int64_t b, std::int64_t e) {
     requantise(state, g, factors, master_scale, m_scale, v_scale, out, b, e);
   });
-  *master_inv = master_scale.inv;
-  *m_inv = m_scale.inv;
-  *v_inv = v_scale.inv;
+  *master.scale_inv.data<float>() = master_scale.inv;
+  *m.scale_inv.data<float>() = m_scale.inv;
+  *v.scale_inv.data<float>() = v_scale.inv;
 }
 
 }  // namespace nibble::cpu

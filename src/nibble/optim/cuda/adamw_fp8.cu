@@ -81,9 +81,8 @@ struct State {
   float* v_inv;
 };
 
-/// What one step keeps on the device between its passes, by master, m and v.
+/// What a step stores by, of master, m and v.
 struct Scales {
-  std::int32_t amax[3];
   float previous_inv[3];
   ScalePair chosen[3];
 };
@@ -114,7 +113,7 @@ __device__ __forceinline__ Updated<kWidth> updated(const State& s, const float* 
 
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    measure_kernel(State s, const float* grad, AdamWFactors f, Scales* scales, std::int64_t n) {
+    measure_kernel(State s, const float* grad, AdamWFactors f, std::int32_t* amax, std::int64_t n) {
   const float inv[3] = {*s.master_inv, *s.m_inv, *s.v_inv};
   std::int32_t top[3] = {0, 0, 0};
   for_packs<kWidth>(n, [&]<int kCount>(std::int64_t i) {
@@ -129,15 +128,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int t = 0; t < 3; ++t) {
     const std::int32_t largest = block_max<kThreads>(top[t]);
-    if (threadIdx.x == 0) atomicMax(&scales->amax[t], largest);
+    if (threadIdx.x == 0) atomicMax(&amax[t], largest);
   }
 }
 
 /// One thread a tensor.
-__global__ void choose_kernel(State s, Scales* scales) {
+__global__ void choose_kernel(State s, const std::int32_t* amax, Scales* scales) {
   const unsigned t = threadIdx.x;
   float* inv = t == 0 ? s.master_inv : t == 1 ? s.m_inv : s.v_inv;
-  const ScalePair chosen = choose_scale(t == 1 ? kE4M3Max : kFp16Max, scales->amax[t], *inv);
+  const ScalePair chosen = choose_scale(t == 1 ? kE4M3Max : kFp16Max, amax[t], *inv);
   scales->previous_inv[t] = *inv;
   scales->chosen[t] = chosen;
   *inv = chosen.inv;
@@ -255,29 +254,52 @@ void scaled_load(const ScaledTensor& from, const Tensor& x) {
   launched("scaled_load");
 }
 
-void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
-                    const ScaledTensor& v, const AdamWStep& step, Arena& scratch) {
+namespace {
+
+State state_of(const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v, const char* what) {
+  return {device_data<std::uint16_t>(master.data, what), device_data<std::uint8_t>(m.data, what),
+          device_data<std::uint16_t>(v.data, what),      device_data<float>(master.scale_inv, what),
+          device_data<float>(m.scale_inv, what),         device_data<float>(v.scale_inv, what)};
+}
+
+}  // namespace
+
+void adamw_fp8_measure(const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v,
+                       const AdamWStep& step, const Tensor& amax) {
+  constexpr const char* kWhat = "adamw_fp8_measure";
+  const std::int64_t n = grad.numel();
+  const AdamWFactors f = adamw_factors(step);
+  const auto* g = device_data<float>(grad, kWhat);
+  auto* top = device_data<std::int32_t>(amax, kWhat);
+  const State state = state_of(master, m, v, kWhat);
+  const unsigned grid = grid_for((n + 3) / 4, kThreads);
+  if (packs_fit(g, state.master, state.m, state.v)) {
+    measure_kernel<4><<<grid, kThreads, 0, stream()>>>(state, g, f, top, n);
+  } else {
+    measure_kernel<1><<<grid, kThreads, 0, stream()>>>(state, g, f, top, n);
+  }
+  launched(kWhat);
+}
+
+void adamw_fp8_store(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
+                     const ScaledTensor& v, const AdamWStep& step, const Tensor& amax, Arena& scratch) {
+  constexpr const char* kWhat = "adamw_fp8_store";
   const std::int64_t n = param.numel();
   const AdamWFactors f = adamw_factors(step);
-  constexpr const char* kWhat = "adamw_fp8_step";
   const auto* g = device_data<float>(grad, kWhat);
   auto* out = device_data<float>(param, kWhat);
-  const State state{device_data<std::uint16_t>(master.data, kWhat), device_data<std::uint8_t>(m.data, kWhat),
-                    device_data<std::uint16_t>(v.data, kWhat),      device_data<float>(master.scale_inv, kWhat),
-                    device_data<float>(m.scale_inv, kWhat),         device_data<float>(v.scale_inv, kWhat)};
+  const State state = state_of(master, m, v, kWhat);
 
   const ArenaScope scope(scratch);
   const Tensor memory = scratch.allocate(DType::U8, {static_cast<std::int64_t>(sizeof(Scales))});
   auto* scales = reinterpret_cast<Scales*>(device_data<std::uint8_t>(memory, kWhat));
-  check(cudaMemsetAsync(scales, 0, sizeof(Scales), stream()), kWhat);
+  choose_kernel<<<1, 3, 0, stream()>>>(state, device_data<std::int32_t>(amax, kWhat), scales);
   const unsigned grid = grid_for((n + 3) / 4, kThreads);
-  if (packs_fit(g, out, state.master, state.m, state.v)) {
-    measure_kernel<4><<<grid, kThreads, 0, stream()>>>(state, g, f, scales, n);
-    choose_kernel<<<1, 3, 0, stream()>>>(state, scales);
+  if (n == 0) {
+    // A rank without rows knows the scales all the same.
+  } else if (packs_fit(g, out, state.master, state.m, state.v)) {
     requantise_kernel<4><<<grid, kThreads, 0, stream()>>>(state, g, f, scales, out, n);
   } else {
-    measure_kernel<1><<<grid, kThreads, 0, stream()>>>(state, g, f, scales, n);
-    choose_kernel<<<1, 3, 0, stream()>>>(state, scales);
     requantise_kernel<1><<<grid, kThreads, 0, stream()>>>(state, g, f, scales, out, n);
   }
   launched(kWhat);

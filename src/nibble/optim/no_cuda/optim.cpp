@@ -5,8 +5,12 @@
 namespace nibble::cuda {
 
 void adamw_step(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const AdamWStep&) { refuse(); }
-void adamw_fp8_step(const Tensor&, const Tensor&, const ScaledTensor&, const ScaledTensor&, const ScaledTensor&,
-                    const AdamWStep&, Arena&) {
+void adamw_fp8_measure(const Tensor&, const ScaledTensor&, const ScaledTensor&, const ScaledTensor&, const AdamWStep&,
+                       const Tensor&) {
+  refuse();
+}
+void adamw_fp8_store(const Tensor&, const Tensor&, const ScaledTensor&, const ScaledTensor&, const ScaledTensor&,
+                     const AdamWStep&, const Tensor&, Arena&) {
   refuse();
 }
 void scaled_store(const Tensor&, const ScaledTensor&) { refuse(); }
