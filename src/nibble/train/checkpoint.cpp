@@ -115,7 +115,7 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
   const std::uint64_t model_sum = write_safetensors(directory.path() / kWeightsFile, weights, {{"format", "pt"}});
   std::vector<SafetensorsEntry> states;
   optimizer.visit(
-      [&](const std::string& name, const Tensor& t) { states.push_back(safetensors_entry(name, on_cpu(t))); });
+      [&](const StateTensor& state) { states.push_back(safetensors_entry(state.name, on_cpu(state.rows))); });
   const std::uint64_t optimizer_sum = write_safetensors(directory.path() / kOptimizerFile, states);
 
   nlohmann::json checksums = {{kWeightsFile, hex64(model_sum)}, {kOptimizerFile, hex64(optimizer_sum)}};
@@ -215,7 +215,7 @@ void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {
     user_error("'{}' holds weights alone: begin a run with them by train.init", checkpoint.string());
   }
   const SafetensorsFile file(path);
-  optimizer.visit([&](const std::string& name, const Tensor& tensor) { file.read(name, tensor); });
+  optimizer.visit([&](const StateTensor& state) { file.read(state.name, state.rows); });
 }
 
 void load_recipe_state(const fs::path& checkpoint, const TrainState& state, Llama& model) {

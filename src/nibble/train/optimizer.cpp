@@ -38,11 +38,11 @@ class AdamWFp32 final : public Optimizer {
       adamw_step(p.value, gradient_of(p, model_.scratch()), m_[i], v_[i], with_decay(step, p));
     }
   }
-  void visit(const std::function<void(const std::string&, const Tensor&)>& f) const override {
+  void visit(const std::function<void(const StateTensor&)>& f) const override {
     for (std::size_t i = 0; i < m_.size(); ++i) {
       const std::string& name = model_.parameters()[i].name;
-      f(name + ".m", m_[i]);
-      f(name + ".v", v_[i]);
+      f(StateTensor::of(name + ".m", m_[i]));
+      f(StateTensor::of(name + ".v", v_[i]));
     }
   }
 
@@ -72,13 +72,13 @@ class AdamWFp8 final : public Optimizer {
       adamw_fp8_step(values, gradient_of(p, scratch), master(i), s.m.view(), s.v.view(), with_decay(step, p), scratch);
     }
   }
-  void visit(const std::function<void(const std::string&, const Tensor&)>& f) const override {
+  void visit(const std::function<void(const StateTensor&)>& f) const override {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       const std::string& name = model_.parameters()[i].name;
       for (const auto& [suffix, state] :
            {std::pair{".master", master(i)}, {".m", states_[i].m.view()}, {".v", states_[i].v.view()}}) {
-        f(name + suffix, state.data);
-        f(name + suffix + ".scale_inv", state.scale_inv);
+        f(StateTensor::of(name + suffix, state.data));
+        f(StateTensor::of(name + suffix + ".scale_inv", state.scale_inv));
       }
     }
   }
@@ -118,7 +118,7 @@ class AdamWFp8 final : public Optimizer {
 
 std::size_t Optimizer::bytes() const {
   std::size_t total = 0;
-  visit([&](const std::string&, const Tensor& tensor) { total += tensor.bytes(); });
+  visit([&](const StateTensor& state) { total += state.rows.bytes(); });
   return total;
 }
 

@@ -3,11 +3,11 @@
 
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "nibble/model/llama.h"
 #include "nibble/optim/adamw.h"
 #include "nibble/train/config.h"
+#include "nibble/train/state_tensor.h"
 
 namespace nibble {
 
@@ -16,11 +16,11 @@ class Optimizer {
   virtual ~Optimizer() = default;
   /// Updates every parameter from its gradient; `step` is as for AdamWStep, weight decay as the parameter says.
   virtual void step(AdamWStep step) = 0;
-  /// Calls f(name, tensor) for every state tensor, in a fixed order: how checkpoints read and write them.
-  virtual void visit(const std::function<void(const std::string&, const Tensor&)>& f) const = 0;
+  /// Calls f for every state tensor, or this rank's rows of it, in a fixed order: how checkpoints read and write them.
+  virtual void visit(const std::function<void(const StateTensor&)>& f) const = 0;
   /// To be called when the parameters were changed from outside (a checkpoint without optimizer state).
   virtual void parameters_changed() {}
-  /// Of all state tensors, those among them that are the model's own weights.
+  /// Of all state tensors on this rank, those among them that are the model's own weights.
   std::size_t bytes() const;
 };
 
