@@ -14,8 +14,8 @@ set(NIBBLE_PUBLIC_HEADERS
     ops/attention.h ops/bias.h ops/cross_entropy.h ops/embedding.h ops/gemm.h ops/head_norm.h ops/machine.h ops/reduce.h
     ops/rmsnorm.h ops/rope.h ops/self_test.h ops/spmm.h ops/swiglu.h
     optim/adamw.h
-    io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/run_log.h io/safetensors.h
-    io/safetensors_folder.h io/tensor_source.h
+    io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/file_lock.h io/run_log.h io/safetensors.h
+    io/safetensors_folder.h io/safetensors_parts.h io/tensor_source.h
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
     dist/communicator.h dist/launch.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h

@@ -1,6 +1,8 @@
 #include "nibble/io/atomic_file.h"
 
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -172,15 +174,47 @@ TEST(AtomicDirectory, RefusesTheNameOfAFile) {
   EXPECT_USER_ERROR(AtomicDirectory(dir / "out", Existing::Replace), "is a file");
 }
 
-TEST(RemoveLeftovers, RemovesTemporariesOfThisDestinationOnly) {
+TEST(RemoveLeftovers, RemovesWhatDeadProcessesBuiltAndNothingElse) {
   const TemporaryDirectory dir;
-  make_directories(dir / "run.tmp-123/sub");
-  dir.write("run.tmp-9-0", "x");
-  dir.write("run", "kept");
-  dir.write("running.tmp-1", "kept");
-  remove_leftovers(dir / "run");
-  EXPECT_EQ(dir.names(), (std::vector<std::string>{"run", "running.tmp-1"}));
-  remove_leftovers(dir / "none/run");
+  make_directories(dir / "run.tmp-123/sub");  // without a lock
+  make_directories(dir / "run-2.tmp-9-1-old");
+  dir.write("run.tmp-8.lock", "");  // died before it made the directory
+  dir.write("run.tmp-8-0", "a file");
+  make_directories(dir / "run");
+  AtomicDirectory alive(dir / "other");
+  const std::vector<std::string> before = dir.names();
+  EXPECT_EQ(before.size(), 7u);
+  remove_leftovers(dir.path());
+  const std::string mine = alive.path().filename().string();
+  EXPECT_EQ(dir.names(), (std::vector<std::string>{mine, mine + ".lock", "run", "run.tmp-8-0"}));
+  alive.commit();
+  EXPECT_EQ(dir.names(), (std::vector<std::string>{"other", "run", "run.tmp-8-0"}));
+  remove_leftovers(dir / "none");
+}
+
+TEST(RemoveLeftovers, RemovesWhatAKilledProcessLeft) {
+  const TemporaryDirectory dir;
+  const pid_t child = fork();
+  if (child == 0) {
+    const AtomicDirectory killed(dir / "out");
+    write_file_atomic(killed.path() / "file", "half");
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(dir.names().size(), 2u);
+  remove_leftovers(dir.path());
+  EXPECT_TRUE(dir.names().empty());
+}
+
+TEST(AtomicDirectory, OfTwoForOneDestinationEachHasItsOwn) {
+  const TemporaryDirectory dir;
+  AtomicDirectory first(dir / "out", Existing::Replace);
+  AtomicDirectory second(dir / "out", Existing::Replace);
+  EXPECT_NE(first.path(), second.path());
+  first.commit();
+  second.commit();
+  EXPECT_EQ(dir.names(), std::vector<std::string>{"out"});
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -19,6 +20,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr const char* kLock = ".lock";           // behind the name of a temporary directory
+constexpr const char* kOld = "-old";             // likewise, for what it replaces
 constexpr std::size_t kBufferBytes = 256 << 10;  // one system call for many small pieces
 
 fs::path parent_directory(const fs::path& path) {
@@ -141,8 +144,14 @@ AtomicDirectory::AtomicDirectory(const fs::path& destination, Existing existing)
   if (existing == Existing::Refuse && fs::exists(destination_, error) && !fs::is_empty(destination_, error)) {
     user_error("'{}' exists and is not empty; remove it or choose another name", destination_.string());
   }
-  temporary_ = destination_;
-  temporary_ += temporary_suffix();
+  make_directories(parent_directory(destination_));
+  // Another host's process of the same number may write here.
+  for (int attempt = 0; !lock_; ++attempt) {
+    temporary_ = destination_;
+    temporary_ += temporary_suffix() + (attempt == 0 ? "" : fmt::format("-{}", attempt));
+    if (attempt == 1000) file_error("lock", temporary_, EEXIST);
+    lock_ = FileLock::make(temporary_.string() + kLock);
+  }
   fs::remove_all(temporary_, error);
   if (error) file_error("remove", temporary_, error.value());
   make_directories(temporary_);
@@ -165,7 +174,7 @@ void AtomicDirectory::commit() {
     if (!occupied || existing_ == Existing::Refuse) file_error("create the directory", destination_, reason);
     if (!exchange(temporary_, destination_)) {
       fs::path old = temporary_;
-      old += "-old";
+      old += kOld;
       if (::rename(destination_.c_str(), old.c_str()) != 0) file_error("replace", destination_, errno);
       if (::rename(temporary_.c_str(), destination_.c_str()) != 0) file_error("replace", destination_, errno);
       temporary_ = old;
@@ -176,19 +185,22 @@ void AtomicDirectory::commit() {
     fs::remove_all(temporary_, ignored);
   }
   fsync_directory(parent_directory(destination_));
+  lock_.reset();
 }
 
-void remove_leftovers(const fs::path& destination) {
-  const fs::path clean = without_trailing_slash(destination);
-  const std::string prefix = clean.filename().string() + ".tmp-";
+void remove_leftovers(const fs::path& directory) {
   std::error_code error;
-  std::vector<fs::path> found;
-  for (const auto& entry : fs::directory_iterator(parent_directory(clean), error)) {
-    if (entry.path().filename().string().starts_with(prefix)) found.push_back(entry.path());
+  std::set<std::string> found;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.find(".tmp-") == std::string::npos) continue;
+    if (entry.is_directory(error)) found.insert(name);
+    if (name.ends_with(kLock)) found.insert(name.substr(0, name.size() - std::strlen(kLock)));
   }
-  for (const fs::path& path : found) {
-    fs::remove_all(path, error);
-    if (error) file_error("remove", path, error.value());
+  for (const std::string& name : found) {
+    const std::string owner = name.ends_with(kOld) ? name.substr(0, name.size() - std::strlen(kOld)) : name;
+    const std::optional<FileLock> lock = FileLock::make(directory / (owner + kLock));
+    if (lock && lock->locked()) fs::remove_all(directory / name, error);
   }
 }
 

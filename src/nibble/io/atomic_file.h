@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "nibble/io/file.h"
+#include "nibble/io/file_lock.h"
 
 namespace nibble {
 
@@ -66,12 +68,13 @@ class AtomicDirectory {
  private:
   std::filesystem::path destination_;
   std::filesystem::path temporary_;
+  std::optional<FileLock> lock_;
   Existing existing_;
   bool committed_ = false;
 };
 
-/// Removes the DESTINATION.tmp-* that killed processes left beside `destination`. Only for a place that no other
-/// process writes to.
-void remove_leftovers(const std::filesystem::path& destination);
+/// Removes what processes that are dead left of directories that they built in `directory`: every NAME.tmp-* whose lock
+/// nobody holds. What cannot be removed stays for the next time.
+void remove_leftovers(const std::filesystem::path& directory);
 
 }  // namespace nibble

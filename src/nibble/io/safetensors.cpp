@@ -247,20 +247,12 @@ void SafetensorsFile::read(const std::string& name, const Tensor& to) const {
   copy(Tensor(const_cast<std::byte*>(found.bytes.data()), to.dtype(), to.shape()), to);
 }
 
-void SafetensorsFile::read_floats(const std::string& name, const Tensor& to) const {
-  const SafetensorsEntry& found = entry(name);
-  const DTypeInfo* info = find_dtype(found.dtype);
-  if (info->dtype != DType::F32 && info->dtype != DType::BF16 && info->dtype != DType::F16) {
-    user_error("tensor '{}' of '{}' is {}; weights are read from F32, BF16 and F16", name, file_.path().string(),
-               found.dtype);
-  }
-  const std::vector<std::int64_t> shape = found.shape.empty() ? std::vector<std::int64_t>{1} : found.shape;
-  if (!std::ranges::equal(shape, to.shape())) {
-    user_error("tensor '{}' of '{}' has the shape {} where {} is expected", name, file_.path().string(),
-               json(shape).dump(), json(std::vector<std::int64_t>(to.shape().begin(), to.shape().end())).dump());
+bool decode_floats(const std::string& dtype, const std::byte* bytes, const Tensor& to) {
+  const DTypeInfo* info = find_dtype(dtype);
+  if (info == nullptr || (info->dtype != DType::F32 && info->dtype != DType::BF16 && info->dtype != DType::F16)) {
+    return false;
   }
   auto* values = to.data<float>();
-  const std::byte* bytes = found.bytes.data();
   parallel_for(to.numel(), 1 << 16, [&](std::int64_t begin, std::int64_t end) {
     if (info->dtype == DType::F32) {
       std::memcpy(values + begin, bytes + 4 * begin, static_cast<std::size_t>(4 * (end - begin)));
@@ -273,6 +265,20 @@ void SafetensorsFile::read_floats(const std::string& name, const Tensor& to) con
       values[i] = half ? fp16_decode(code) : to_float(std::bit_cast<bf16>(code));
     }
   });
+  return true;
+}
+
+void SafetensorsFile::read_floats(const std::string& name, const Tensor& to) const {
+  const SafetensorsEntry& found = entry(name);
+  const std::vector<std::int64_t> shape = found.shape.empty() ? std::vector<std::int64_t>{1} : found.shape;
+  if (!std::ranges::equal(shape, to.shape())) {
+    user_error("tensor '{}' of '{}' has the shape {} where {} is expected", name, file_.path().string(),
+               json(shape).dump(), json(std::vector<std::int64_t>(to.shape().begin(), to.shape().end())).dump());
+  }
+  if (!decode_floats(found.dtype, found.bytes.data(), to)) {
+    user_error("tensor '{}' of '{}' is {}; weights are read from F32, BF16 and F16", name, file_.path().string(),
+               found.dtype);
+  }
 }
 
 }  // namespace nibble

@@ -42,11 +42,16 @@ std::uint64_t write_safetensors(const std::filesystem::path& path, std::vector<S
 /// An entry that refers to a tensor's memory (CPU); the tensor must live until it is written.
 SafetensorsEntry safetensors_entry(std::string name, const Tensor& tensor);
 
+/// The values of F32, BF16 or F16 elements as F32, exactly (a signalling NaN becomes a quiet one), from any address;
+/// `to` is on the CPU. False, and nothing done, for another dtype.
+bool decode_floats(const std::string& dtype, const std::byte* bytes, const Tensor& to);
+
 /// A file, validated as a whole when it is opened and memory-mapped while the object lives.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
 
+  const std::filesystem::path& path() const { return file_.path(); }
   const SafetensorsMetadata& metadata() const { return metadata_; }
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
   bool contains(const std::string& name) const { return entries_.contains(name); }
@@ -58,8 +63,7 @@ class SafetensorsFile {
   Tensor view(const std::string& name) const;
   /// Copies the tensor's bytes into `to`, on any device. UserError when dtype or shape differ.
   void read(const std::string& name, const Tensor& to) const;
-  /// The values of an F32, BF16 or F16 tensor as F32, exactly (a signalling NaN becomes a quiet one); `to` is on the
-  /// CPU. UserError for another dtype or another shape than that of `to`.
+  /// decode_floats of the tensor; UserError for another dtype or another shape than that of `to`.
   void read_floats(const std::string& name, const Tensor& to) const;
 
  private:

@@ -42,6 +42,10 @@ SafetensorsFolder::SafetensorsFolder(fs::path folder) : folder_(std::move(folder
   const fs::path whole = folder_ / kWeightsFile;
   const fs::path index = folder_ / kWeightsIndexFile;
   if (fs::exists(whole) || !fs::exists(index)) {
+    if (!fs::exists(whole) && SafetensorsParts::exist(folder_, kWeightsStem)) {
+      parts_.emplace(folder_, kWeightsStem);
+      return;
+    }
     if (!fs::exists(whole)) {
       user_error("'{}' holds no weights: neither {} nor {}", folder_.string(), kWeightsFile, kWeightsIndexFile);
     }
@@ -72,14 +76,33 @@ SafetensorsFolder::SafetensorsFolder(fs::path folder) : folder_(std::move(folder
   }
 }
 
-std::vector<std::string> SafetensorsFolder::names() const { return names_of(file_of_); }
+std::vector<std::string> SafetensorsFolder::names() const { return parts_ ? parts_->names() : names_of(file_of_); }
+
+bool SafetensorsFolder::contains(const std::string& name) const {
+  return parts_ ? parts_->contains(name) : file_of_.contains(name);
+}
+
+std::vector<std::int64_t> SafetensorsFolder::shape(const std::string& name) const {
+  return parts_ ? parts_->shape(name) : entry(name).shape;
+}
+
+void SafetensorsFolder::read_floats(const std::string& name, const Tensor& to) const {
+  parts_ ? parts_->read_floats(name, to) : file(name).read_floats(name, to);
+}
+
+std::vector<std::span<const std::byte>> SafetensorsFolder::pieces(const std::string& name) const {
+  if (parts_) return parts_->pieces(name);
+  return {entry(name).bytes};
+}
 
 std::span<const std::byte> SafetensorsFolder::bytes_as(DType dtype, const std::string& name) const {
-  const SafetensorsEntry& found = entry(name);
-  return found.dtype == dtype_name(dtype) ? found.bytes : std::span<const std::byte>();
+  const std::string& stored = parts_ ? parts_->dtype(name) : entry(name).dtype;
+  const std::vector<std::span<const std::byte>> found = pieces(name);
+  return stored == dtype_name(dtype) && found.size() == 1 ? found[0] : std::span<const std::byte>();
 }
 
 const SafetensorsFile& SafetensorsFolder::file(const std::string& name) const {
+  require(!parts_, "the rows of '{}' may lie in several files", name);
   const auto at = file_of_.find(name);
   if (at == file_of_.end()) no_such_tensor(folder_, name, names());
   return files_[at->second];

@@ -6,21 +6,26 @@
 //                                             "weight_map": {"tensor": "model-00001-of-00003.safetensors", ...}}
 //   FOLDER/model-00001-of-00003.safetensors  ...
 //
-// Where both are there, the one file counts, as it does for the Hugging Face tools.
+//   FOLDER/model.rank-00000-of-00004.safetensors  ...    parts that ranks wrote (io/safetensors_parts.h): nibble's own
+//
+// Where several are there, the first of these counts, as it does for the Hugging Face tools.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "nibble/io/safetensors.h"
+#include "nibble/io/safetensors_parts.h"
 #include "nibble/io/tensor_source.h"
 
 namespace nibble {
 
+inline constexpr const char* kWeightsStem = "model";
 inline constexpr const char* kWeightsFile = "model.safetensors";
 inline constexpr const char* kWeightsIndexFile = "model.safetensors.index.json";
 
@@ -33,16 +38,21 @@ class SafetensorsFolder final : public TensorSource {
 
   const std::filesystem::path& path() const override { return folder_; }
   std::vector<std::string> names() const override;
-  bool contains(const std::string& name) const override { return file_of_.contains(name); }
+  bool contains(const std::string& name) const override;
+  /// Of a tensor that one file holds.
   const SafetensorsEntry& entry(const std::string& name) const { return file(name).entry(name); }
-  std::vector<std::int64_t> shape(const std::string& name) const override { return entry(name).shape; }
-  void read_floats(const std::string& name, const Tensor& to) const override { file(name).read_floats(name, to); }
+  std::vector<std::int64_t> shape(const std::string& name) const override;
+  void read_floats(const std::string& name, const Tensor& to) const override;
+  /// Empty where rows of the tensor lie in several files, too.
   std::span<const std::byte> bytes_as(DType dtype, const std::string& name) const override;
+  /// The tensor's bytes, in one piece or, where its rows lie in several files, one piece after the other.
+  std::vector<std::span<const std::byte>> pieces(const std::string& name) const;
 
  private:
   const SafetensorsFile& file(const std::string& name) const;
 
   std::filesystem::path folder_;
+  std::optional<SafetensorsParts> parts_;  // of ranks; otherwise
   std::vector<SafetensorsFile> files_;
   std::map<std::string, std::size_t> file_of_;  // which of files_ holds a tensor
 };

@@ -100,7 +100,7 @@ void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model,
                      std::int64_t keep) {
   const fs::path destination = checkpoints_of(run) / fmt::format("step-{:08}", state.step);
   make_directories(checkpoints_of(run));
-  remove_leftovers(destination);
+  remove_leftovers(checkpoints_of(run));
   AtomicDirectory directory(destination, Existing::Replace);
 
   OnCpu on_cpu;

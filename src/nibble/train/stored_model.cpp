@@ -130,7 +130,7 @@ std::string StoredModel::identity() const {
   const SafetensorsFolder weights(path_);
   for (const std::string& name : weights.names()) {
     stream.update(std::as_bytes(std::span(name)));
-    stream.update(weights.entry(name).bytes);
+    for (const std::span<const std::byte> piece : weights.pieces(name)) stream.update(piece);
   }
   return read_file(path_ / kHuggingFaceConfigFile) + hex64(stream.digest());
 }
