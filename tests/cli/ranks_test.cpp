@@ -74,9 +74,10 @@ TEST_F(RanksOfTheProgram, GiveTheBitsOfOneProcess) {
 
 TEST_F(RanksOfTheProgram, ARankThatIsKilledCostsTheStepsSinceTheLastCheckpointAndNoBit) {
   constexpr int kSteps = 400;
-  ASSERT_EQ(run(command("whole", kSteps)).code, 0);
+  const std::string beside = " --set log.checkpoint_async=true";
+  ASSERT_EQ(run(command("whole", kSteps, beside)).code, 0);
   Output outcome;
-  std::thread job([&] { outcome = run(command("killed", kSteps, "--ranks 2 --restarts 5"), kQuiet); });
+  std::thread job([&] { outcome = run(command("killed", kSteps, "--ranks 2 --restarts 5" + beside), kQuiet); });
   int killed = 0;
   for (const auto& [step, rank] : {std::pair{20, 1}, {120, 0}}) {
     ASSERT_TRUE(wait_for_step("killed", step));
@@ -88,6 +89,7 @@ TEST_F(RanksOfTheProgram, ARankThatIsKilledCostsTheStepsSinceTheLastCheckpointAn
   EXPECT_GT(killed, 0);
   EXPECT_NE(outcome.text.find("restart 1 of 5"), std::string::npos) << outcome.text;
   expect_same_run(out("whole"), out("killed"));
+  EXPECT_EQ(outcome.text.find("trying the checkpoint before it"), std::string::npos) << outcome.text;
 }
 
 TEST_F(RanksOfTheProgram, ASignalToTheLauncherSavesTheRun) {

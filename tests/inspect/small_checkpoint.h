@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "nibble/inspect/inspection.h"
-#include "nibble/train/checkpoint.h"
+#include "nibble/train/checkpoint_writer.h"
 #include "tests/train/small_run.h"
 
 namespace nibble {

@@ -453,6 +453,18 @@ double exchange_buffers(const MemoryQuestion& q) {
   return std::max(buffers(block, q.linears.gradient), buffers(table, q.others.gradient));
 }
 
+/// What a rank writes: F32 weights, masters that are not those, moments and the recipe's state.
+double checkpoint_copy(const MemoryQuestion& q, double recipe_state) {
+  if (!q.checkpoint_copy) return 0;
+  const double linears = parameters_of_linears(q.model);
+  const double others = static_cast<double>(q.model.parameters()) - linears;
+  const auto written = [](const ParameterBytes& bytes) {
+    return bytes.sum() - bytes.gradient + (bytes.weight < 4 ? 4 : 0);
+  };
+  const double all = written(q.linears) * linears + written(q.others) * others + recipe_state;
+  return all / static_cast<double>(q.sharding.ranks);
+}
+
 /// What the driver, kernels and workspaces of cuBLASLt and cuDNN take of a GPU beside tensors.
 constexpr double kLibraryBytes = 0.75 * (1 << 30);
 constexpr const char* kLibraries = "driver and libraries";
@@ -502,6 +514,7 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
                 {"state of the recipe", s.share(3) * state},
                 {"working copies of the weights", plan.working_copies},
                 {"exchange buffers", exchange_buffers(q)},
+                {"copy for checkpoints", checkpoint_copy(q, state)},
                 {"saved activations", saved},
                 {"workspace", plan.activations + plan.inputs - saved}};
   if (q.device == Device::Cuda) plan.parts.push_back({kLibraries, kLibraryBytes});

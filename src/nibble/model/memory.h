@@ -44,6 +44,7 @@ struct MemoryQuestion {
   Recompute recompute = Recompute::None;
   bool measured = true;  ///< some steps measure the quality of their operands
   Device device = Device::Cpu;
+  bool checkpoint_copy = false;  ///< what a rank writes of a checkpoint is copied to the device's own memory first
   Sharding sharding{};
 };
 
@@ -57,8 +58,8 @@ struct MemoryPlan {
   /// read: quantised or BF16; with ZeRO-3 a rank's piece of them, and those of two neighbouring blocks); exchange
   /// buffers (with ZeRO-2 and 3 two blocks' gradients, one written and one on its way; a block's gradient in the format
   /// that travels where that is not the stored one, twice for codes, which leave and arrive); activations that wait for
-  /// the backward; workspace (what the head or the backward of a block adds to them, whichever is more); on a GPU the
-  /// driver and its libraries.
+  /// the backward; a rank's part of a checkpoint, copied; workspace (what the head or the backward of a block adds to
+  /// them, whichever is more); on a GPU the driver and its libraries.
   std::vector<MemoryPart> parts;
   /// What the arenas of Llama reserve at most.
   double working_copies = 0;

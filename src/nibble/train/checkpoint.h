@@ -7,7 +7,15 @@
 //     state.json              step, tokens seen, position in the data, configuration, recipe, stage, alarms, and the
 //                             XXH3 checksums of the files above
 //
-// A checkpoint is written aside, synced and renamed; it counts only if every checksum agrees.
+// Of several ranks each writes its rows (train/state_snapshot.h) into files of its own, which together are the same
+// tensors (io/safetensors_parts.h):
+//
+//     model.rank-00000-of-00004.safetensors ... model.rank-00003-of-00004.safetensors, likewise the others
+//     state.json              with "ranks": 4, and the checksums of all parts
+//
+// Any number of ranks goes on from what any number wrote: each reads the rows that it needs, from the files that have
+// them, and validates its share of the files. A checkpoint is written aside, synced and renamed (train/
+// checkpoint_writer.h); it counts only if every checksum agrees.
 #pragma once
 
 #include <filesystem>
@@ -17,6 +25,7 @@
 #include <string>
 
 #include "nibble/data/loader.h"
+#include "nibble/dist/communicator.h"
 #include "nibble/io/safetensors.h"
 #include "nibble/train/alarms.h"
 #include "nibble/train/optimizer.h"
@@ -38,11 +47,6 @@ struct TrainState {
   AlarmState alarms;
 };
 
-/// Writes RUN/checkpoints/step-N, then removes all but the newest `keep`. The model changes only in that it allocates
-/// recipe state that has not begun yet.
-void save_checkpoint(const std::filesystem::path& run, const TrainState& state, Llama& model,
-                     const Optimizer& optimizer, std::int64_t keep);
-
 /// Writes RUN/checkpoints/step-00000000 of F32 weights without an optimizer: it can be read, but no run goes on from
 /// it. `files`, texts by name, go along. UserError where the run has a checkpoint already.
 void save_weights(const std::filesystem::path& run, const TrainState& state,
@@ -55,13 +59,20 @@ std::filesystem::path weights_checkpoint(const std::filesystem::path& run);
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run,
                                                        const std::function<void(const std::string&)>& warn = {});
 
+/// The same by all ranks together, which share the reading; all give the same answer. UserError where they see
+/// different checkpoints.
+std::optional<std::filesystem::path> newest_checkpoint(Communicator& ranks, const std::filesystem::path& run,
+                                                       const std::function<void(const std::string&)>& warn = {});
+
 /// A folder with state.json, or the newest checkpoint of a run's folder. UserError where there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& checkpoint_or_run);
 
 /// Reads state.json and checks the other files against it; UserError says what is wrong. Takes checkpoints of the
 /// first format too, which knew neither stages nor recipe state.
 TrainState load_state(const std::filesystem::path& checkpoint);
-/// UserError for a checkpoint of weights alone.
+/// The same without checking the other files: of a checkpoint that newest_checkpoint has just found to be whole.
+TrainState load_validated_state(const std::filesystem::path& checkpoint);
+/// Reads the rows of the states that this rank has. UserError for a checkpoint of weights alone.
 void load_optimizer(const std::filesystem::path& checkpoint, Optimizer& optimizer);
 /// Puts the model, whose weights are loaded, into the checkpoint's stage and reads the recipe's state.
 void load_recipe_state(const std::filesystem::path& checkpoint, const TrainState& state, Llama& model);

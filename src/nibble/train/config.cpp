@@ -85,6 +85,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.quality_every = log.integer("quality_every", c.quality_every, 0, kMany);
   c.checkpoint_every = log.integer("checkpoint_every", c.checkpoint_every, 0, kMany);
   c.keep_checkpoints = log.integer("keep_checkpoints", c.keep_checkpoints, 1, 1000000);
+  c.checkpoint_async = log.boolean("checkpoint_async", c.device == Device::Cuda);
   log.finish();
   c.alarms = read_alarm_settings(root.table("alarms"));
   root.finish();
@@ -150,6 +151,7 @@ validate_sequences = {}
 quality_every = {}
 checkpoint_every = {}
 keep_checkpoints = {}
+checkpoint_async = {}
 )",
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
@@ -157,7 +159,8 @@ keep_checkpoints = {}
                      name(kExchanges, c.exchange), c.init.string(), c.seed, name(kOptimizers, c.optimizer),
                      name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
                      c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
-                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints) +
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints,
+                     c.checkpoint_async) +
          "\n" + to_toml(c.alarms);
 }
 

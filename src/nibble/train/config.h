@@ -64,6 +64,7 @@ struct TrainConfig {
   std::int64_t quality_every = 50;      ///< steps between measurements of quantisation quality; 0 = never
   std::int64_t checkpoint_every = 500;  ///< 0 = only at the end and when stopped
   std::int64_t keep_checkpoints = 2;
+  bool checkpoint_async = false;  ///< written beside the training (train/checkpoint_writer.h); where not set, on a GPU
   AlarmSettings alarms;
 
   std::int64_t tokens_per_step() const { return batch * model.seq; }

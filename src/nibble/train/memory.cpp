@@ -67,6 +67,7 @@ MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, 
   q.recompute = config.recompute;
   q.measured = config.quality_every > 0;
   q.device = config.device;
+  q.checkpoint_copy = config.checkpoint_async && config.device == Device::Cpu;
   q.sharding.ranks = ranks;
   q.sharding.travelling_gradient = travelling_gradient(config.exchange);
   q.sharding.ordered_gradients = ordered_gradients(config, ranks);

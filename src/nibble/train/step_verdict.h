@@ -11,6 +11,7 @@ struct StepVerdict {
   bool stop = false;                        ///< somebody was asked to stop
   bool alarm = false;                       ///< an alarm that stops the run fired on rank 0, which watches
   std::optional<double> gradient_to_noise;  ///< what rank 0 measured, if it did
+  bool written = false;                     ///< all ranks have written their part of the checkpoint under way
 };
 
 /// The verdict of all ranks from that of each; one small all_gather.

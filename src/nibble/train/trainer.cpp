@@ -14,6 +14,7 @@
 #include "nibble/model/hugging_face.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/train/checkpoint.h"
+#include "nibble/train/checkpoint_writer.h"
 #include "nibble/train/gpu_peak.h"
 #include "nibble/train/gradient_exchange.h"
 #include "nibble/train/memory.h"
@@ -40,6 +41,7 @@ std::string identity(TrainConfig config, const Recipe& recipe) {
   if (!recipe.has_monitor()) config.quality_every = defaults.quality_every;
   config.checkpoint_every = defaults.checkpoint_every;
   config.keep_checkpoints = defaults.keep_checkpoints;
+  config.checkpoint_async = defaults.checkpoint_async;
   config.alarms = defaults.alarms;
   config.recompute = defaults.recompute;  // gives the same bits at every level
   config.cuda_graphs = defaults.cuda_graphs;
@@ -93,16 +95,6 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
   board.scalars(step, scalars);
 }
 
-/// UserError where ranks found different newest checkpoints.
-void agree_on_folder(Communicator& ranks, const std::string& name, const fs::path& run) {
-  std::vector<double> steps{static_cast<double>(xxh3_64(name) >> 12U)};
-  for (const double of_rank : gather_positions(ranks, steps, ranks.size())) {
-    if (of_rank != steps.front()) {
-      user_error("ranks see different checkpoints in '{}': it must be one folder that all of them share", run.string());
-    }
-  }
-}
-
 class Trainer {
  public:
   Trainer(Communicator& ranks, const TrainConfig& config, const Recipe& recipe, fs::path run,
@@ -118,7 +110,8 @@ class Trainer {
         exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
-        alarms_(config.alarms) {
+        alarms_(config.alarms),
+        checkpoints_(ranks, run_, config.device, config.keep_checkpoints, config.checkpoint_async) {
     if (recipe.has_monitor() && config.quality_every == 0) {
       user_error("the recipe '{}' watches the gradient-to-noise ratio, but nothing is measured: set log.quality_every",
                  recipe.name);
@@ -138,7 +131,7 @@ class Trainer {
   }
 
   void resume_from(const fs::path& checkpoint) {
-    const TrainState state = load_state(checkpoint);
+    const TrainState state = load_validated_state(checkpoint);
     check_same_run(state, config_, model_.recipe(), checkpoint);
     if (state.data_fingerprint != state_.data_fingerprint) {
       user_error("'{}' was trained on other data than '{}' holds now: start it in another folder", checkpoint.string(),
@@ -183,7 +176,8 @@ class Trainer {
       }
       nlohmann::ordered_json line = train_step(step);
       const std::string stopping = writes() ? raise_alarms(line) : "";
-      verdict = agree(ranks_, {stop, !stopping.empty(), gradient_to_noise_});
+      verdict = agree(ranks_, {stop, !stopping.empty(), gradient_to_noise_, checkpoints_.part_written()});
+      if (verdict.written) checkpoints_.complete();
       if (verdict.gradient_to_noise) clock_.measured(*verdict.gradient_to_noise);
       if (writes()) {
         metrics->append(line);
@@ -196,11 +190,13 @@ class Trainer {
       }
       if (verdict.alarm) {
         if (saved_at != step) save();
+        checkpoints_.finish();
         if (!writes()) return false;
         throw AlarmStop(stopping);
       }
     }
     if (saved_at != state_.step) save();
+    checkpoints_.finish();
     if (state_.step < config_.steps) return false;
     if (writes()) write_result();
     tell_memory(fmt::format("took {} of memory at most, {} were predicted",
@@ -239,6 +235,7 @@ class Trainer {
     std::size_t bytes = model_.flat_values().bytes() + model_.gradient_bytes() + optimizer_->bytes() +
                         exchange_.bytes() + model_.working_copy_peak_bytes() + model_.activation_peak_bytes();
     model_.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
+    if (config_.device == Device::Cpu) bytes += checkpoints_.bytes();
     return bytes;
   }
 
@@ -250,8 +247,7 @@ class Trainer {
     state_.position = loader_.position();
     state_.stage = clock_.state();
     state_.alarms = alarms_.state();
-    if (writes()) save_checkpoint(run_, state_, model_, *optimizer_, config_.keep_checkpoints);
-    ranks_.barrier();  // nobody ends, or looks for it, before it is there
+    checkpoints_.save(state_, model_, *optimizer_);
   }
 
   /// Reads this rank's sequences of a step; how many targets of the whole step count, which scales every pass.
@@ -467,6 +463,7 @@ class Trainer {
   std::optional<double> gradient_to_noise_;  // of this step, likewise
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;
+  CheckpointWriter checkpoints_;
 };
 
 }  // namespace
@@ -480,8 +477,7 @@ bool train(Communicator& ranks, const TrainConfig& config, const Recipe& recipe,
   make_directories(run);
   std::optional<fs::path> checkpoint;
   if (resume != Resume::No) {
-    checkpoint = newest_checkpoint(run, ranks.rank() == 0 ? callbacks.on_message : nullptr);
-    agree_on_folder(ranks, checkpoint ? checkpoint->filename().string() : "", run);
+    checkpoint = newest_checkpoint(ranks, run, ranks.rank() == 0 ? callbacks.on_message : nullptr);
     if (!checkpoint && resume == Resume::Required) user_error("'{}' holds no checkpoint to resume from", run.string());
   }
   Trainer trainer(ranks, config, recipe, run, callbacks);
