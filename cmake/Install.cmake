@@ -17,11 +17,11 @@ set(NIBBLE_PUBLIC_HEADERS
     io/atomic_file.h io/checksum.h io/config_table.h io/data_file.h io/file.h io/file_lock.h io/run_log.h io/safetensors.h
     io/safetensors_folder.h io/safetensors_parts.h io/tensor_source.h
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
-    dist/communicator.h dist/launch.h
+    dist/communicator.h dist/launch.h dist/row_pieces.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
     recipe/random_streams.h recipe/recipe.h
     model/config.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h model/packed_sequences.h
-    model/parameter_shapes.h model/recompute.h
+    model/parameter.h model/parameter_memory.h model/parameter_shapes.h model/recompute.h
     train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/import.h train/memory.h
     train/optimizer.h train/stage.h train/state_tensor.h train/stored_model.h train/telemetry.h train/trainer.h
     eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h

@@ -47,8 +47,23 @@ class ThreadRank final : public Communicator {
         from.bytes());
     return {};
   }
-  /// F32 and BF16, in the order of ranks.
+  /// F32 and BF16, in the order of ranks; the maximum of I32.
   Pending do_all_reduce(const Tensor& x, Reduce reduce) override {
+    if (x.dtype() == DType::I32) {
+      if (reduce != Reduce::Max) throw InternalError("not here");
+      std::vector<std::int32_t> largest(static_cast<std::size_t>(x.numel()));
+      exchange(
+          x,
+          [&](std::size_t r, const Tensor& theirs, std::size_t) {
+            const auto* from = theirs.data<std::int32_t>();
+            for (std::size_t i = 0; i < largest.size(); ++i) {
+              largest[i] = r == 0 ? from[i] : std::max(largest[i], from[i]);
+            }
+          },
+          x.bytes());
+      std::copy(largest.begin(), largest.end(), x.data<std::int32_t>());
+      return {};
+    }
     std::vector<float> result(static_cast<std::size_t>(x.numel()));
     dispatch_float(x.dtype(), [&]<class T>(T*) {
       exchange(
@@ -65,7 +80,15 @@ class ThreadRank final : public Communicator {
     });
     return {};
   }
-  Pending do_reduce_scatter(const Tensor&, const Tensor&, Reduce) override { throw InternalError("not here"); }
+  /// This rank's part of what an all_reduce gives.
+  Pending do_reduce_scatter(const Tensor& from, const Tensor& to, Reduce reduce) override {
+    OwnedTensor sum(from.dtype(), {from.numel()});
+    std::memcpy(sum.view().raw(), from.raw(), from.bytes());
+    do_all_reduce(sum, reduce);
+    const auto* piece = static_cast<const std::byte*>(sum.view().raw()) + static_cast<std::size_t>(rank()) * to.bytes();
+    std::memcpy(to.raw(), piece, to.bytes());
+    return {};
+  }
   Pending do_broadcast(const Tensor&, int) override { throw InternalError("not here"); }
 
  private:

@@ -217,20 +217,24 @@ TEST(ShardedMemory, IsTheTableOfThePlan) {
   const Recipe recipe = block_recipe(nvfp4);
   const CostQuestion q = question(recipe);
   const auto n = static_cast<double>(q.model.parameters());
+  const double vectors = 49.0 * 2048;                    // gains, which all ranks have
+  const double pieces = n - vectors + 2 * 256.0 * 2048;  // 8 pieces of 4032 rows of a table of 32000
   const auto plan = [&](int zero) {
     return memory_cost(q.model, recipe, q.batch, q.optimizer, q.recompute, q.device, {8, zero, 4});
   };
   for (const int zero : {0, 1, 2, 3}) {
     const MemoryPlan p = plan(zero);
-    EXPECT_DOUBLE_EQ(part_of(p, "weights"), 4 * n / (zero >= 3 ? 8 : 1)) << zero;
-    EXPECT_DOUBLE_EQ(part_of(p, "gradients"), 4 * n / (zero >= 2 ? 8 : 1)) << zero;
-    EXPECT_DOUBLE_EQ(part_of(p, "first moment"), 4 * n / (zero >= 1 ? 8 : 1)) << zero;
-    EXPECT_DOUBLE_EQ(part_of(p, "second moment"), 4 * n / (zero >= 1 ? 8 : 1)) << zero;
+    const double whole = 4 * (zero >= 1 ? pieces + vectors : n);
+    const double shared = 4 * (pieces / 8 + vectors);
+    EXPECT_DOUBLE_EQ(part_of(p, "weights"), zero >= 3 ? shared : whole) << zero;
+    EXPECT_DOUBLE_EQ(part_of(p, "gradients"), zero >= 2 ? shared : whole) << zero;
+    EXPECT_DOUBLE_EQ(part_of(p, "first moment"), zero >= 1 ? shared : whole) << zero;
+    EXPECT_DOUBLE_EQ(part_of(p, "second moment"), zero >= 1 ? shared : whole) << zero;
     EXPECT_EQ(part_of(p, "saved activations"), part_of(plan(0), "saved activations"));
   }
   // Two of the larger pieces, here the tables of 32000 x 2048 against blocks of 51 M elements.
   EXPECT_EQ(part_of(plan(1), "exchange buffers"), 0);
-  EXPECT_DOUBLE_EQ(part_of(plan(2), "exchange buffers"), 2 * 4.0 * 32000 * 2048);
+  EXPECT_DOUBLE_EQ(part_of(plan(2), "exchange buffers"), 2 * 4.0 * 32256 * 2048);
   // A piece of all copies, and those of two neighbours: the embedding's F32 rows and a block's.
   const double all = part_of(plan(0), "working copies of the weights");
   const double block = (all - 2.0 * 32000 * 2048) / 24;
@@ -239,14 +243,17 @@ TEST(ShardedMemory, IsTheTableOfThePlan) {
 
 TEST(ShardedMemory, CountsBuffersOfTheFormatThatTravels) {
   const CostQuestion q = question(unquantised_recipe(ElementFormat::BF16));
-  const double table = 32000.0 * 2048;
+  // Of three buckets in turn: head or a block, a block, and, 26 buckets in all, embedding or a block.
+  const double block = (5632.0 * 3 + 2048 * 4) * 2048;
+  const double table = 32256.0 * 2048;
+  const double turns = table + block + table;
   const auto buffers = [&](int zero, double travelling) {
     return part_of(memory_cost(q.model, q.recipe, q.batch, q.optimizer, q.recompute, q.device, {8, zero, travelling}),
                    "exchange buffers");
   };
-  EXPECT_DOUBLE_EQ(buffers(1, 2), 2 * table);
-  EXPECT_DOUBLE_EQ(buffers(1, 1), 2 * table);  // codes that leave and codes that arrive
-  EXPECT_DOUBLE_EQ(buffers(2, 1), (8 + 2) * table);
+  EXPECT_DOUBLE_EQ(buffers(1, 2), 2 * turns);
+  EXPECT_DOUBLE_EQ(buffers(1, 1), 2 * turns);  // codes that leave and codes that arrive
+  EXPECT_DOUBLE_EQ(buffers(2, 1), 2 * 4 * table + 2 * turns);
 }
 
 TEST(ShardedMemory, NeverGrowsWithRanksOrLevelBeyondItsBuffers) {
@@ -257,7 +264,7 @@ TEST(ShardedMemory, NeverGrowsWithRanksOrLevelBeyondItsBuffers) {
     for (const std::int64_t ranks : {2, 4, 64, 16384}) {
       const double total =
           memory_cost(q.model, recipe, q.batch, q.optimizer, q.recompute, q.device, {ranks, zero, 4}).total();
-      EXPECT_LE(total, previous);
+      EXPECT_LE(total, previous * (zero > 0 ? 1.02 : 1)) << zero;  // smaller pieces waste a little more
       previous = total;
     }
   }

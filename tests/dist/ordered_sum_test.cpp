@@ -98,8 +98,8 @@ TEST(OrderedSum, HoldsAsManyGradientsAsItSays) {
         const std::int64_t numel = 4 * ranks;
         OrderedSum sum(rank, count, numel, DType::F32);
         summed(rank, sum, count, numel, DType::F32);
-        EXPECT_EQ(static_cast<std::int64_t>(sum.bytes()),
-                  OrderedSum::gradients_held(rank.rank(), ranks, count) * numel * 4)
+        const OrderedSum::Memory memory = OrderedSum::memory_of(rank.rank(), ranks, count);
+        EXPECT_EQ(static_cast<std::int64_t>(sum.bytes()), (memory.held + memory.arriving) * numel * 4)
             << "rank " << rank.rank() << " of " << ranks << ", " << count << " micro-batches";
       });
     }

@@ -74,17 +74,19 @@ TEST(CudaReduce, ScalingHasTheCpusBits) {
 TEST(CudaReduce, AddingHasTheCpusBits) {
   NIBBLE_NEEDS_GPU();
   for (const std::int64_t n : kSizes) {
-    for (const DType dtype : kFloatTypes) {
-      SCOPED_TRACE(fmt::format("{} {}", n, dtype_name(dtype)));
-      const OwnedTensor to = random_tensor(DType::F32, {n}, 1);
-      const OwnedTensor from = random_tensor(dtype, {n}, 2);
-      const OwnedTensor gpu_to = on_gpu(to);
-      const OwnedTensor from_misaligned = on_gpu(to);
-      add_in_place(to, from);
-      add_in_place(gpu_to, on_gpu(from));
-      add_in_place(from_misaligned, Misaligned(from));
-      expect_same_bits(to, gpu_to, "to");
-      expect_same_bits(to, from_misaligned, "to, from a misaligned tensor");
+    for (const DType sum : kFloatTypes) {
+      for (const DType dtype : kFloatTypes) {
+        SCOPED_TRACE(fmt::format("{} {} += {}", n, dtype_name(sum), dtype_name(dtype)));
+        const OwnedTensor to = random_tensor(sum, {n}, 1);
+        const OwnedTensor from = random_tensor(dtype, {n}, 2);
+        const OwnedTensor gpu_to = on_gpu(to);
+        const OwnedTensor from_misaligned = on_gpu(to);
+        add_in_place(to, from);
+        add_in_place(gpu_to, on_gpu(from));
+        add_in_place(from_misaligned, Misaligned(from));
+        expect_same_bits(to, gpu_to, "to");
+        expect_same_bits(to, from_misaligned, "to, from a misaligned tensor");
+      }
     }
   }
 }

@@ -129,15 +129,20 @@ TEST(ScaleInPlace, MultipliesEveryElement) {
 }
 
 TEST(AddInPlace, AddsF32AndBf16) {
-  for (DType dtype : {DType::F32, DType::BF16}) {
-    for (std::int64_t n : kSizes) {
-      const OwnedTensor to = random_tensor(DType::F32, {n}, 26);
-      const OwnedTensor from = random_tensor(dtype, {n}, 27);
-      const std::vector<double> before = doubles(to);
-      const std::vector<double> added = doubles(from);
-      add_in_place(to, from);
-      for (std::size_t i = 0; i < before.size(); ++i) {
-        ASSERT_EQ(to.view().data<float>()[i], static_cast<float>(before[i] + added[i])) << i << " of " << n;
+  for (const DType sum : {DType::F32, DType::BF16}) {
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      for (const std::int64_t n : kSizes) {
+        const OwnedTensor to = random_tensor(sum, {n}, 26);
+        const OwnedTensor from = random_tensor(dtype, {n}, 27);
+        const std::vector<double> before = doubles(to);
+        const std::vector<double> added = doubles(from);
+        add_in_place(to, from);
+        const std::vector<double> after = doubles(to);
+        for (std::size_t i = 0; i < before.size(); ++i) {
+          const auto wide = static_cast<float>(before[i] + added[i]);
+          const float expected = sum == DType::F32 ? wide : bf16_decode(bf16_encode(wide));
+          ASSERT_EQ(after[i], expected) << i << " of " << n;
+        }
       }
     }
   }

@@ -3,7 +3,10 @@
 // docs/distributed.md says what is tested with processes.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "nibble/io/run_log.h"
+#include "nibble/train/memory.h"
 #include "tests/recipe/shipped_recipes.h"
 #include "tests/train/rank_runs.h"
 
@@ -27,9 +30,10 @@ TEST_P(DeterministicRanks, GiveTheBitsOfOneRank) {
     }
   }
   ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
-  for (const int size : {2, 3, 4}) {
-    SCOPED_TRACE(fmt::format("{} ranks", size));
-    const fs::path run = folder.path() / std::to_string(size);
+  for (const auto& [size, zero] : {std::pair{2, 0}, {2, 2}, {3, 1}, {4, 2}}) {
+    SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
+    config.zero = zero;
+    const fs::path run = folder.path() / fmt::format("{}-{}", size, zero);
     ASSERT_TRUE(train_on(size, config, recipe, run));
     expect_same_run(folder.path() / "1", run);
   }
@@ -46,22 +50,77 @@ TEST(Ranks, KeepTheirBitsWithFp8StatesAndBf16Gradients) {
   const Recipe recipe = recipe_for_test("quartet2");
   ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
   for (const int size : {2, 3, 6}) {
-    ASSERT_TRUE(train_on(size, config, recipe, folder.path() / std::to_string(size)));
-    expect_same_run(folder.path() / "1", folder.path() / std::to_string(size));
+    for (const int zero : {0, 1, 2}) {
+      SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
+      if (zero > 0 && size > most_sharing_ranks(config.model)) continue;
+      config.zero = zero;
+      const fs::path run = folder.path() / fmt::format("{}-{}", size, zero);
+      ASSERT_TRUE(train_on(size, config, recipe, run));
+      expect_same_run(folder.path() / "1", run);
+    }
+  }
+}
+
+TEST(Ranks, TakeTheMemoryThatWasPredicted) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 1);
+  config.model.layers = 4;
+  config.model.width = config.model.ffn = 256;
+  config.model.seq = config.batch = 8;  // the parameters outweigh the activations
+  config.quality_every = 0;
+  const Recipe recipe = recipe_for_test("bf16");
+  for (const auto& [optimizer, gradients] :
+       {std::pair{OptimizerKind::AdamW, DType::F32}, {OptimizerKind::AdamWFp8, DType::BF16}}) {
+    for (const auto& [deterministic, exchange] : {std::pair{true, ExchangeFormat::Stored},
+                                                  {false, ExchangeFormat::Stored},
+                                                  {false, ExchangeFormat::Bf16},
+                                                  {false, ExchangeFormat::Fp8}}) {
+      for (const bool tied : {false, true}) {
+        for (const int zero : {0, 1, 2}) {
+          config.optimizer = optimizer;
+          config.gradients = gradients;
+          config.deterministic = deterministic;
+          config.exchange = exchange;
+          config.model.tied_head = tied;
+          config.zero = zero;
+          SCOPED_TRACE(fmt::format("ZeRO-{}: {}", zero, to_toml(config)));
+          const fs::path run = folder.path() / "run";
+          ASSERT_TRUE(train_on(4, config, recipe, run));
+          const nlohmann::json result = nlohmann::json::parse(read_file(run / "result.json"));
+          const MemoryPlan plan = plan_memory(memory_question(config, recipe, 4));
+          EXPECT_NEAR(result["memory_peak_bytes"].get<double>() / plan.tensors(), 1, 0.05) << memory_table(plan);
+          fs::remove_all(run);
+        }
+      }
+    }
   }
 }
 
 TEST(Ranks, GoOnFromWhatOtherNumbersOfRanksWrote) {
   const TemporaryDirectory folder;
-  const TrainConfig config = config_of_ranks(write_small_data(folder.path()), 8);
-  const Recipe recipe = recipe_for_test("wang2025");
-  ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "whole"));
-  const fs::path parts = folder.path() / "parts";
-  EXPECT_FALSE(train_on(4, config, recipe, parts, Resume::No, 1));
-  EXPECT_FALSE(train_on(1, config, recipe, parts, Resume::Required, 3));
-  EXPECT_FALSE(train_on(3, config, recipe, parts, Resume::Required, 6));
-  EXPECT_TRUE(train_on(2, config, recipe, parts, Resume::Required));
-  expect_same_run(folder.path() / "whole", parts);
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 8);
+  for (const auto& [optimizer, gradients] :
+       {std::pair{OptimizerKind::AdamW, DType::F32}, {OptimizerKind::AdamWFp8, DType::BF16}}) {
+    config.optimizer = optimizer;
+    config.gradients = gradients;
+    const Recipe recipe = recipe_for_test("wang2025");
+    const fs::path whole = folder.path() / fmt::format("whole-{}", static_cast<int>(optimizer));
+    ASSERT_TRUE(train_on(1, config, recipe, whole));
+    for (const bool shared : {false, true}) {
+      SCOPED_TRACE(shared);
+      const fs::path parts = folder.path() / fmt::format("parts-{}-{}", static_cast<int>(optimizer), shared);
+      const auto go_on = [&](int ranks, int zero, Resume resume, std::int64_t until = 0) {
+        TrainConfig sharing = config;
+        if (shared) sharing.zero = zero;
+        return train_on(ranks, sharing, recipe, parts, resume, until);
+      };
+      EXPECT_FALSE(go_on(4, 2, Resume::No, 1));
+      EXPECT_FALSE(go_on(1, 0, Resume::Required, 3));
+      EXPECT_FALSE(go_on(3, 1, Resume::Required, 6));
+      EXPECT_TRUE(go_on(2, 2, Resume::Required));
+      expect_same_run(whole, parts);
+    }
+  }
 }
 
 TEST(Ranks, WithoutTheModeDifferInTheLastBitsOfTheSum) {
@@ -125,6 +184,52 @@ TEST_P(ExchangedAs, GradientsStayNearThoseThatAreStored) {
 INSTANTIATE_TEST_SUITE_P(Narrow, ExchangedAs, testing::Values(ExchangeFormat::Bf16, ExchangeFormat::Fp8),
                          [](const auto& test) { return test.param == ExchangeFormat::Fp8 ? "fp8" : "bf16"; });
 
+class SharedUpdates : public testing::TestWithParam<ExchangeFormat> {};
+
+// Two passes a rank, of one of the four ranks only one.
+TEST_P(SharedUpdates, HaveTheBitsOfUpdatesByEveryRankWhereGradientsAreAddedUpAlike) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 4);
+  config.deterministic = false;
+  config.exchange = GetParam();
+  config.batch = 7;
+  for (const auto& [optimizer, gradients] :
+       {std::pair{OptimizerKind::AdamW, DType::F32}, {OptimizerKind::AdamWFp8, DType::BF16}}) {
+    config.optimizer = optimizer;
+    config.gradients = gradients;
+    const Recipe recipe = recipe_for_test("quartet2");
+    const auto run_of = [&](int zero) {
+      config.zero = zero;
+      const fs::path run = folder.path() / fmt::format("{}-{}", zero, static_cast<int>(optimizer));
+      EXPECT_TRUE(train_on(4, config, recipe, run));
+      return run;
+    };
+    const fs::path by_all = run_of(0);
+    if (GetParam() != ExchangeFormat::Bf16) {  // in which vectors of pieces stay F32
+      EXPECT_TRUE(metrics_without_rates(run_of(1)) == metrics_without_rates(by_all));
+    }
+    // Sums over ranks are added up here, sums of a rank's passes there.
+    const std::vector<StepRecord> expected = load_run(by_all).steps;
+    const std::vector<StepRecord> steps = load_run(run_of(2)).steps;
+    ASSERT_EQ(steps.size(), expected.size());
+    EXPECT_EQ(steps[0].loss, expected[0].loss);
+    const bool fp8 = GetParam() == ExchangeFormat::Fp8;
+    const double rounded = fp8 ? 1e-2 : gradients == DType::BF16 || GetParam() == ExchangeFormat::Bf16 ? 2e-3 : 1e-5;
+    EXPECT_NEAR(steps[0].grad_norm, expected[0].grad_norm, rounded * expected[0].grad_norm);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      EXPECT_NEAR(steps[i].loss, expected[i].loss, (fp8 ? 0.03 : 0.02) * static_cast<double>(i + 1));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, SharedUpdates,
+                         testing::Values(ExchangeFormat::Stored, ExchangeFormat::Bf16, ExchangeFormat::Fp8),
+                         [](const auto& test) {
+                           return test.param == ExchangeFormat::Stored ? "stored"
+                                  : test.param == ExchangeFormat::Fp8  ? "fp8"
+                                                                       : "bf16";
+                         });
+
 TEST(Ranks, FormatsThatDependOnTheirNumberAreNotDeterministic) {
   const TemporaryDirectory folder;
   TrainConfig config = config_of_ranks(write_small_data(folder.path()));
@@ -138,6 +243,14 @@ TEST(Ranks, MoreThanMicroBatchesAreRefused) {
   config.micro_batch = 3;
   EXPECT_USER_ERROR(train_on(3, config, recipe_for_test("bf16"), folder.path() / "run"),
                     "a step of 2 micro-batches cannot be shared by 3 ranks");
+}
+
+TEST(Ranks, MoreThanMatricesHaveRowsForAreRefused) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  config.batch = 9;
+  config.zero = 1;
+  EXPECT_USER_ERROR(train_on(9, config, recipe_for_test("bf16"), folder.path() / "run"), "enough for 4 ranks, not 9");
 }
 
 TEST(Ranks, FoldersThatTheyDoNotShareAreRefused) {

@@ -113,7 +113,8 @@ inline std::string metrics_without_rates(const std::filesystem::path& run) {
   return text;
 }
 
-/// All tensors of a checkpoint, whoever wrote which rows of them, and its state: what, by name, to its bytes.
+/// All tensors of a checkpoint, whoever wrote which rows of them, and its state but for what ranks shared: what, by
+/// name, to its bytes.
 inline std::map<std::string, std::string> contents_of_checkpoint(const std::filesystem::path& checkpoint) {
   std::map<std::string, std::string> contents;
   for (const std::string stem : {"model", "optimizer", "recipe"}) {
@@ -129,6 +130,9 @@ inline std::map<std::string, std::string> contents_of_checkpoint(const std::file
   }
   nlohmann::json state = read_json(checkpoint / kStateFile);
   for (const char* key : {"format", "ranks", "checksums"}) state.erase(key);
+  std::string config = state["config"];
+  const std::size_t zero = config.find("\nzero = ");
+  state["config"] = config.erase(zero, config.find('\n', zero + 1) - zero);
   contents["state"] = state.dump();
   return contents;
 }

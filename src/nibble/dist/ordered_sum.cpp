@@ -10,9 +10,6 @@ namespace nibble {
 
 namespace {
 
-/// Elements of BF16 that are widened at a time.
-constexpr std::int64_t kStrip = std::int64_t{1} << 20;
-
 std::int64_t first_position(const SumNode& node) { return node.index << node.level; }
 std::int64_t end_position(const SumNode& node) { return (node.index + 1) << node.level; }
 
@@ -74,20 +71,6 @@ void OrderedSum::give_back(Entry& entry) {
   if (entry.memory && entry.memory->view().numel() == numel_) spare_.push_back(std::move(*entry.memory));
 }
 
-void OrderedSum::add_node(const Tensor& to, const Tensor& from) {
-  if (dtype_ == DType::F32) return add_in_place(to, from);
-  for (OwnedTensor& strip : wide_) {
-    if (!strip.view().defined()) strip = OwnedTensor(DType::F32, {std::min(kStrip, numel_)}, communicator_.device());
-  }
-  for (std::int64_t begin = 0; begin < to.numel(); begin += kStrip) {
-    const std::int64_t end = std::min(to.numel(), begin + kStrip);
-    const Tensor sum = wide_[0].view().elements(0, end - begin);
-    convert(to.elements(begin, end), sum);
-    add_in_place(sum, from.elements(begin, end));
-    convert(sum, to.elements(begin, end));
-  }
-}
-
 void OrderedSum::push(std::vector<Entry>& stack, Entry entry) {
   for (;;) {
     if (is_its_parent(entry.node, count_)) {
@@ -96,7 +79,7 @@ void OrderedSum::push(std::vector<Entry>& stack, Entry entry) {
                stack.back().node == SumNode{entry.node.level, entry.node.index - 1}) {
       Entry left = std::move(stack.back());
       stack.pop_back();
-      add_node(left.values, entry.values);
+      add_in_place(left.values, entry.values);
       give_back(entry);
       left.node = parent(left.node);
       entry = std::move(left);
@@ -124,7 +107,7 @@ void OrderedSum::add(const Tensor& gradient) {
   push(stack_, std::move(leaf));
 }
 
-void OrderedSum::start_exchange() {
+void OrderedSum::start_exchange(Arena* arrivals) {
   require(next_ == mine_.end, "an ordered sum: micro-batch {} is missing", next_);
   const int ranks = communicator_.size();
   if (ranks == 1) return;
@@ -132,9 +115,12 @@ void OrderedSum::start_exchange() {
   for (int r = 0; r < ranks; ++r) {
     rounds = std::max(rounds, nodes_of(positions_of(r, ranks, count_), count_).size());
   }
+  arrived_.clear();
   for (std::size_t round = 0; round < rounds; ++round) {
-    if (arrived_.size() <= round)
-      arrived_.emplace_back(DType(dtype_), std::initializer_list<std::int64_t>{numel_}, communicator_.device());
+    if (arrivals == nullptr && kept_.size() <= round) {
+      kept_.emplace_back(DType(dtype_), std::initializer_list<std::int64_t>{numel_}, communicator_.device());
+    }
+    arrived_.push_back(arrivals == nullptr ? kept_[round].view() : arrivals->allocate(dtype_, {numel_}));
     // Who has fewer nodes sends its last one again, and nobody reads it.
     const Entry& node = stack_[std::min(round, stack_.size() - 1)];
     exchanges_.push_back(communicator_.start_all_to_all(node.values, arrived_[round]));
@@ -157,7 +143,7 @@ void OrderedSum::finish(const Tensor& piece) {
     for (int r = 0; ranks > 1 && r < ranks; ++r) {
       std::size_t round = 0;
       for (const SumNode& node : nodes_of(positions_of(r, ranks, count_), count_)) {
-        push(tree, {node, arrived_[round++].view().elements(r * n, (r + 1) * n), std::nullopt});
+        push(tree, {node, arrived_[round++].elements(r * n, (r + 1) * n), std::nullopt});
       }
     }
     require(tree.size() == 1 && is_whole(tree.front().node, count_), "an ordered sum left {} nodes", tree.size());
@@ -170,7 +156,7 @@ void OrderedSum::finish(const Tensor& piece) {
 }
 
 // Follows `add`, `start_exchange` and `finish` by nodes alone.
-std::int64_t OrderedSum::gradients_held(int rank, int ranks, std::int64_t count) {
+OrderedSum::Memory OrderedSum::memory_of(int rank, int ranks, std::int64_t count) {
   struct Held {
     SumNode node;
     bool owned;
@@ -197,19 +183,19 @@ std::int64_t OrderedSum::gradients_held(int rank, int ranks, std::int64_t count)
       }
     }
   }
-  if (ranks == 1) return most;
+  if (ranks == 1) return {most, 0};
   std::size_t rounds = 0;
   for (int r = 0; r < ranks; ++r) {
     rounds = std::max(rounds, nodes_of(positions_of(r, ranks, count), count).size());
   }
-  return most + static_cast<std::int64_t>(rounds);
+  return {most, static_cast<std::int64_t>(rounds)};
 }
 
 std::size_t OrderedSum::bytes() const {
-  std::size_t total = wide_[0].view().bytes() + wide_[1].view().bytes();
+  std::size_t total = 0;
   for (const Entry& entry : stack_) total += entry.memory ? entry.memory->view().bytes() : 0;
   for (const OwnedTensor& spare : spare_) total += spare.view().bytes();
-  for (const OwnedTensor& arrived : arrived_) total += arrived.view().bytes();
+  for (const OwnedTensor& kept : kept_) total += kept.view().bytes();
   return total;
 }
 

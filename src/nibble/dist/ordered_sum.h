@@ -72,14 +72,19 @@ class OrderedSum {
   /// The gradient of this rank's next micro-batch, which is copied, but for the last one: that must stay as it is until
   /// `finish`.
   void add(const Tensor& gradient);
-  /// All of this rank's micro-batches are added: their nodes set out. Returns at once.
-  void start_exchange();
+  /// All of this rank's micro-batches are added: their nodes set out. Returns at once. They arrive in memory from
+  /// `arrivals`, which must stay until `finish`, or in this object's own, which it keeps.
+  void start_exchange(Arena* arrivals = nullptr);
   /// This rank's piece of the sum, [numel / ranks], in the gradients' dtype.
   void finish(const Tensor& piece);
   /// Memory that is held beside the gradients.
   std::size_t bytes() const;
-  /// The same, of a whole step, in gradients; but for the strips of BF16 sums.
-  static std::int64_t gradients_held(int rank, int ranks, std::int64_t count);
+  /// The same, of a whole step, in gradients.
+  struct Memory {
+    std::int64_t held = 0;      ///< this rank's nodes, at most
+    std::int64_t arriving = 0;  ///< what others send
+  };
+  static Memory memory_of(int rank, int ranks, std::int64_t count);
 
  private:
   struct Entry {
@@ -91,20 +96,18 @@ class OrderedSum {
   void push(std::vector<Entry>& stack, Entry entry);
   OwnedTensor memory(std::int64_t numel);
   void give_back(Entry& entry);
-  /// to = round(to + from)
-  void add_node(const Tensor& to, const Tensor& from);
 
   Communicator& communicator_;
   std::int64_t count_;
   std::int64_t numel_;
   DType dtype_;
   Positions mine_;
-  std::int64_t next_;                 // position that `add` expects
-  std::vector<Entry> stack_;          // this rank's nodes so far
-  std::vector<OwnedTensor> spare_;    // whole gradients' memory, for the next step
-  std::vector<OwnedTensor> arrived_;  // of each round: [ranks * piece]
+  std::int64_t next_;               // position that `add` expects
+  std::vector<Entry> stack_;        // this rank's nodes so far
+  std::vector<OwnedTensor> spare_;  // whole gradients' memory, for the next step
+  std::vector<OwnedTensor> kept_;   // for what arrives, where nobody lends memory
+  std::vector<Tensor> arrived_;     // of each round: [ranks * piece]
   std::vector<Pending> exchanges_;
-  OwnedTensor wide_[2];  // F32 strips, for additions of BF16
 };
 
 /// Every rank's figures of its own positions in the order of positions: losses of micro-batches, so that whoever adds

@@ -5,8 +5,9 @@
 //   rank          0                       1                       2                    padding
 //
 // Pieces are equal, but for the last ones, which may be shorter or empty; a matrix with room for R * piece rows can be
-// gathered and scattered without being rearranged. Borders are multiples of 128 rows where that wastes little, of 16
-// always: blocks of 16, 32 or 128 along a column, tiles of a quantised weight and Hadamard transforms stay whole then.
+// gathered and scattered without being rearranged. Borders are multiples of 128 rows where that wastes next to nothing,
+// of 16 always: blocks of 16, 32 or 128 along a column, tiles of a quantised weight and Hadamard transforms stay whole
+// then. More ranks than a matrix has times 16 rows would share little but padding.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,7 @@ struct RowRange {
 
 class RowPieces {
  public:
-  /// Borders are multiples of this.
+  /// Borders are multiples of this: of `rows` rows at most rows / kBorder ranks have some.
   static constexpr std::int64_t kBorder = 16;
 
   /// Of a matrix with `rows` rows, which `ranks` ranks share.
@@ -32,7 +33,7 @@ class RowPieces {
     const std::int64_t even = (rows + ranks - 1) / ranks;
     std::int64_t border = kBorder;
     for (const std::int64_t wider : {32, 64, 128}) {
-      if (rounded(even, wider) - even <= even / 8) border = wider;
+      if (rounded(even, wider) - even <= even / 64) border = wider;
     }
     piece_ = ranks == 1 ? rows : rounded(even, border);
   }

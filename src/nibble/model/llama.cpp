@@ -65,12 +65,6 @@ BatchLoss sum_of(const Tensor& losses, const Tensor& targets) {
 
 }  // namespace
 
-OwnedTensor values_of(const Parameter& parameter) {
-  OwnedTensor values(DType::F32, parameter.value.shape(), parameter.value.device());
-  parameter.in_half() ? scaled_load(parameter.half, values) : convert(parameter.value, values);
-  return values;
-}
-
 Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed, DType activations, Device device,
              ParameterStorage storage)
     : config_(config),
@@ -82,12 +76,14 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
       tokens_sent_(device),
       targets_sent_(device),
       losses_read_(device),
+      memory_(config, storage, device),
+      parameters_(memory_.parameters()),
       arena_(device),
       input_arena_(device),
       weight_arena_(device) {
   recipe_.high_precision =
       unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
-  create_parameters();
+  find_parameters();
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     for (const std::size_t weight : {blocks_[b].qkv, blocks_[b].output, blocks_[b].gate_up, blocks_[b].down}) {
       linears_.emplace_back(parameters_[weight].name, static_cast<std::uint32_t>(linears_.size()), recipe_,
@@ -103,56 +99,9 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
 
 Llama::~Llama() = default;
 
-// Parameters of one kind of storage lie in one buffer, so that clipping and the optimizer see flat tensors.
-void Llama::create_parameters() {
-  std::int64_t in_linears = 0;
-  for (const LinearShape& shape : block_linears(config_)) in_linears += config_.layers * shape.outputs * shape.inputs;
-  const std::int64_t n = config_.parameters();
-  const bool half = storage_.half_weights;
-  const bool narrow = storage_.gradients == DType::BF16;
-  values_ = OwnedTensor(DType::F32, {half ? n - in_linears : n}, device_);
-  const auto padded = [&](std::int64_t count) {
-    return (count + storage_.pieces - 1) / storage_.pieces * storage_.pieces;
-  };
-  grad_count_ = narrow ? n - in_linears : n;
-  grads_ = OwnedTensor(DType::F32, {padded(grad_count_)}, device_);
-  if (half) half_values_ = OwnedTensor(DType::F16, {in_linears}, device_);
-  if (half) half_scales_ = OwnedTensor(DType::F32, {4 * config_.layers}, device_);
-  if (narrow) narrow_grads_ = OwnedTensor(DType::BF16, {padded(in_linears)}, device_);
-  std::int64_t value_offset = 0;
-  std::int64_t grad_offset = 0;
-  std::int64_t linear_offset = 0;
-  std::int64_t linear = 0;
-  const auto piece = [&](const Tensor& of, std::int64_t offset, std::span<const std::int64_t> shape) {
-    const auto bytes = static_cast<std::size_t>(offset) * dtype_size(of.dtype());
-    return Tensor(static_cast<std::byte*>(of.raw()) + bytes, of.dtype(), shape, device_);
-  };
-  std::map<std::string, std::size_t> index;  // of each parameter
-  for (ParameterShape& s : parameter_shapes(config_)) {
-    const bool of_linear = s.name.starts_with("layers.") && s.shape.size() == 2;
-    Parameter p;
-    p.name = std::move(s.name);
-    p.decay = s.decay;
-    p.parts = std::move(s.parts);
-    p.value = Tensor(nullptr, DType::F32, s.shape, device_);
-    const std::int64_t count = p.value.numel();
-    if (of_linear && half) {
-      p.half = {piece(half_values_, linear_offset, s.shape), half_scales_.view().elements(linear, linear + 1)};
-    } else {
-      p.value = piece(values_, value_offset, s.shape);
-      value_offset += count;
-    }
-    if (of_linear && narrow) {
-      p.grad = piece(narrow_grads_, linear_offset, s.shape);
-    } else {
-      p.grad = piece(grads_, grad_offset, s.shape);
-      grad_offset += count;
-    }
-    if (of_linear) linear_offset += count;
-    if (of_linear) ++linear;
-    index[p.name] = parameters_.size();
-    parameters_.push_back(std::move(p));
-  }
+void Llama::find_parameters() {
+  std::map<std::string, std::size_t> index;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) index[parameters_[i].name] = i;
   embedding_ = index.at("embedding");
   final_norm_ = index.at("final_norm");
   head_ = config_.tied_head ? embedding_ : index.at("head");
@@ -170,8 +119,6 @@ void Llama::create_parameters() {
     block.down = at("mlp.down");
     blocks_.push_back(block);
   }
-  const std::int64_t all = value_offset + (half ? linear_offset : 0);
-  require(all == n, "parameter count {} differs from the configuration's {}", all, n);
 }
 
 void Llama::reserve(const MemoryPlan& plan) {
@@ -235,7 +182,7 @@ void Llama::linear_backward(std::size_t index, const Tensor& dy, const Linear::S
 
 double Llama::squares_of_gradients() {
   double sum = sum_of_squares(flat_grads());
-  if (!narrow_grads_.view().defined()) return sum;
+  if (storage_.gradients == DType::F32) return sum;
   for (const std::size_t parameter : linear_parameters_) {
     const ArenaScope scope(arena_);
     const Tensor& grad = parameters_[parameter].grad;
@@ -244,12 +191,6 @@ double Llama::squares_of_gradients() {
     sum += sum_of_squares(wide);
   }
   return sum;
-}
-
-std::vector<Tensor> Llama::padded_grads() const {
-  std::vector<Tensor> all{grads_};
-  if (narrow_grads_.view().defined()) all.push_back(narrow_grads_);
-  return all;
 }
 
 std::vector<Tensor> Llama::observed() const {
@@ -446,6 +387,13 @@ void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, cons
   }
 }
 
+void Llama::begin_gradients(std::size_t bucket) {
+  const ParameterRange& range = memory_.buckets()[bucket];
+  for (std::size_t i = range.first; i < range.last; ++i) {
+    if (!parameters_[i].is_matrix() || (i == embedding_ && !config_.tied_head)) fill_zero(parameters_[i].grad);
+  }
+}
+
 BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
                                   bool overwrite_gradients, bool measure_quality, std::int64_t tokens_per_step,
                                   const GradientsReady& ready) {
@@ -465,13 +413,15 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
                          .profile = profile_,
                          .observer = observer_ ? &observer_ : nullptr,
                          .tokens_per_step = tokens_per_step};
-  if (overwrite_gradients) {
-    // Matrix products overwrite their gradients; the reductions of the other ops add to theirs.
-    for (const Parameter& p : parameters_) {
-      if (p.value.dims() == 1) fill_zero(p.grad);
-    }
-    if (!config_.tied_head) fill_zero(parameters_[embedding_].grad);
-  }
+  require(overwrite_gradients || !storage_.shares(2), "gradients that take turns are not added to");
+  std::size_t bucket = 0;
+  const auto begin = [&] {
+    if (overwrite_gradients) begin_gradients(bucket);
+  };
+  const auto complete = [&] {
+    if (ready) ready(bucket);
+    ++bucket;
+  };
   const bool as_graphs = graphs_ != nullptr && !measure_quality && !observer_ && profile_ == nullptr;
   std::size_t pieces = 0;
   // The first micro-batch overwrites gradients, later ones add to them: other launches, so pieces of their own.
@@ -497,21 +447,24 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
   }
+  begin();
   piece([&] { head(x, targets, loss_scale, dx, overwrite_gradients, losses); });
-  if (ready) ready(final_norm_, parameters_.size());
+  complete();
   losses_read_.begin_read(losses);
   PassContext again = pass;
   again.again = true;
   for (std::size_t b = blocks_.size(); b-- > 0;) {
+    begin();
     piece([&] {
       if (b < kept_from) block_forward(b, saved[b].x, {}, layout, again, keep_inputs, saved[b]);
       block_backward(b, dx, saved[b], sequences, seq, pass);
     });
     arena_.rewind(marks[b]);
-    if (ready) ready(blocks_[b].attention_norm, blocks_[b].down + 1);
+    complete();
   }
+  begin();
   timed(profile_, "embedding", embedding_backward, tokens, dx, parameters_[embedding_].grad, arena_);
-  if (ready) ready(embedding_, embedding_ + 1);
+  complete();
   return sum_of(losses_read_.read(), batch.targets);
 }
 

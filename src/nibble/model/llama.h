@@ -10,51 +10,13 @@
 #include "nibble/model/config.h"
 #include "nibble/model/memory.h"
 #include "nibble/model/packed_sequences.h"
-#include "nibble/model/parameter_shapes.h"
+#include "nibble/model/parameter_memory.h"
 #include "nibble/model/recompute.h"
-#include "nibble/optim/adamw.h"
 #include "nibble/recipe/linear.h"
 #include "nibble/tensor/staging.h"
 #include "nibble/tensor/work_graphs.h"
 
 namespace nibble {
-
-/// How the weights of linear layers and their gradients are stored; all other parameters are F32.
-struct ParameterStorage {
-  /// F16 under one scale a matrix, as FP8-LM's optimizer has its master weights, and nowhere in F32: a layer's are
-  /// decoded where they are read. The model computes with what is stored, so bits are those of F32 storage of the same
-  /// values.
-  bool half_weights = false;
-  DType gradients = DType::F32;  ///< or BF16: sums of several passes are rounded after each of them
-  int pieces = 1;                ///< flat gradients are padded to a multiple of so many elements: one piece a rank
-};
-
-/// A named parameter, most of them a piece of the flat buffer. Query, key and value matrices are one tensor, as are
-/// gate and up: `parts` gives their names in the Hugging Face layout, stacked by rows, or by elements where the
-/// parameter is a vector.
-struct Parameter {
-  std::string name;    ///< "layers.0.attention.qkv"
-  Tensor value;        ///< F32; a shape without memory where `half` holds the values
-  Tensor grad;         ///< F32 or BF16, same shape
-  ScaledTensor half;   ///< F16, same shape; undefined where `value` holds them
-  bool decay = false;  ///< weight decay applies: matrices except the embedding; no gain, no bias
-  bool in_half() const { return half.data.defined(); }
-  std::vector<ParameterPart> parts;
-};
-
-/// Calls f(Hugging Face name, the part of `values`) for every part of the parameter; `values` has its shape.
-template <class F>
-void for_each_part(const Parameter& parameter, const Tensor& values, F&& f) {
-  std::int64_t row = 0;
-  for (const ParameterPart& part : parameter.parts) {
-    const std::int64_t end = row + part.rows;
-    f(part.hf_name, values.dims() == 1 ? values.elements(row, end) : values.row_range(row, end));
-    row = end;
-  }
-}
-
-/// A copy of the parameter in F32, on its device.
-OwnedTensor values_of(const Parameter& parameter);
 
 struct BatchLoss {
   double sum = 0;           ///< of the per-token losses, in nats
@@ -93,13 +55,13 @@ class Llama {
     Tensor tokens;   ///< I32 [sequences, seq]
     Tensor targets;  ///< I32 [sequences, seq]; negative = ignored
   };
-  /// Parameters [first, last) have their whole gradient of the pass; nothing writes them any more.
-  using GradientsReady = std::function<void(std::size_t first, std::size_t last)>;
+  /// Bucket `bucket` of gradient_buckets() has its whole gradient of the pass; nothing writes it any more, but where
+  /// gradients take turns (ParameterStorage::zero) the next bucket but one does, once the next call has returned.
+  using GradientsReady = std::function<void(std::size_t bucket)>;
   /// Adds the gradient of sum(loss) * loss_scale of one micro-batch to the parameters' gradients, or overwrites them.
   /// `first_token` is the number of its first token among the `tokens_per_step` of the whole step; 0 stands for the
   /// tokens of a batch that is the whole step. Waits for the forward alone: a GPU may still be at work on the backward
-  /// when the loss is returned. `ready` hears of every parameter once, in the order of the backward: final norm and
-  /// head (where it is not the embedding), the blocks from the last to the first, the embedding; on a GPU their
+  /// when the loss is returned. `ready` hears of every bucket once, in their order; on a GPU its
   /// gradients are written by the time its work so far is done.
   BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
                              bool overwrite_gradients, bool measure_quality, std::int64_t tokens_per_step = 0,
@@ -124,21 +86,24 @@ class Llama {
 
   const LlamaConfig& config() const { return config_; }
   const Recipe& recipe() const { return recipe_; }
-  std::vector<Parameter>& parameters() { return parameters_; }
-  const std::vector<Parameter>& parameters() const { return parameters_; }
-  Tensor flat_values() const { return values_; }  ///< F32 [n]: all parameters but those in half
+  std::vector<Parameter>& parameters() { return memory_.parameters(); }
+  const std::vector<Parameter>& parameters() const { return memory_.parameters(); }
+  /// Parameters by when their gradients are complete: final norm and head (where it is not the embedding), the blocks
+  /// from the last to the first, the embedding.
+  const std::vector<ParameterRange>& gradient_buckets() const { return memory_.buckets(); }
+  Tensor flat_values() const { return memory_.flat_values(); }  ///< F32 [n]: all parameters but those in half
   /// F32 [n]: all gradients but those in BF16
-  Tensor flat_grads() const { return grads_.view().elements(0, grad_count_); }
+  Tensor flat_grads() const { return memory_.flat_grads().front().elements(0, memory_.grad_count()); }
   /// The flat gradients with their padding, which stays zero: F32, and BF16 where linear layers have theirs apart.
-  std::vector<Tensor> padded_grads() const;
+  std::vector<Tensor> padded_grads() const { return memory_.flat_grads(); }
   /// What layers counted of this rank's passes of the step, for a recipe that chooses by it: F32 vectors, to be added
   /// up over all passes before after_update.
   std::vector<Tensor> observed() const;
   /// Sum of the squares of all gradients.
   double squares_of_gradients();
   /// Bytes of all parameters and of all gradients.
-  std::size_t parameter_bytes() const { return values_.view().bytes() + half_values_.view().bytes(); }
-  std::size_t gradient_bytes() const { return grads_.view().bytes() + narrow_grads_.view().bytes(); }
+  std::size_t parameter_bytes() const { return memory_.value_bytes(); }
+  std::size_t gradient_bytes() const { return memory_.gradient_bytes(); }
   /// Scratch memory between passes.
   Arena& scratch() { return arena_; }
   std::vector<Linear>& linears() { return linears_; }
@@ -148,6 +113,7 @@ class Llama {
   /// Sees the operands of forward_backward from now on, before they are quantised; empty = nobody looks.
   void set_observer(OperandObserver observer) { observer_ = std::move(observer); }
   Device device() const { return device_; }
+  const ParameterStorage& storage() const { return storage_; }
   /// Sizes the arenas of a pass and of the weights' working copies before the first step (model/memory.h). They grow
   /// where this was too little.
   void reserve(const MemoryPlan& plan);
@@ -165,7 +131,9 @@ class Llama {
     Tensor at;     // I32 [sequences * seq]: PackedSequences::at; undefined: row i stands at place i
     Tensor place;  // I32 [rows]: PackedSequences::place; undefined as `at` is
   };
-  void create_parameters();
+  void find_parameters();
+  /// Matrix products overwrite their gradients; the reductions of other ops add to theirs, which begin as zero.
+  void begin_gradients(std::size_t bucket);
   /// A pass without a backward.
   PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_, .inference = true}; }
 
@@ -210,13 +178,8 @@ class Llama {
   OperandObserver observer_;
   std::unique_ptr<WorkGraphs> graphs_;  // where they are wanted
   Staging tokens_sent_, targets_sent_, losses_read_;
-  OwnedTensor values_;
-  OwnedTensor grads_;
-  OwnedTensor half_values_;      // F16, of linear layers
-  OwnedTensor half_scales_;      // F32, one a linear layer
-  OwnedTensor narrow_grads_;     // BF16, of linear layers
-  std::int64_t grad_count_ = 0;  // of grads_ before the padding
-  std::vector<Parameter> parameters_;
+  ParameterMemory memory_;
+  std::vector<Parameter>& parameters_;
   std::vector<Block> blocks_;
   std::vector<Linear> linears_;                 // four a block: qkv, output, gate_up, down
   std::vector<std::size_t> linear_parameters_;  // their weights: indices into parameters_

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/dist/row_pieces.h"
 #include "nibble/model/llama.h"
 #include "nibble/model/operand_memory.h"
 #include "nibble/quant/requantize.h"
@@ -427,42 +428,92 @@ class StepWalk {
   double state_ = 0;
 };
 
-double parameters_of_linears(const LlamaConfig& model) {
-  double block = 0;
-  for (const LinearShape& shape : block_linears(model)) block += shape.weights();
-  return static_cast<double>(model.layers) * block;
+/// Elements of parameters, with the padding of pieces.
+struct Elements {
+  double block = 0;    // matrices of one block
+  double table = 0;    // embedding, or head
+  double vectors = 0;  // of all
+  double linears = 0;  // matrices of all blocks
+  double tables = 0;   // embedding and head
+};
+
+Elements elements_of(const LlamaConfig& model, std::int64_t ranks) {
+  Elements e;
+  for (const ParameterShape& s : parameter_shapes(model)) {
+    if (s.shape.size() == 1) {
+      e.vectors += static_cast<double>(s.shape[0]);
+      continue;
+    }
+    const double padded = product_of(RowPieces(s.shape[0], static_cast<int>(ranks)).padded(), s.shape[1]);
+    if (s.name.starts_with("layers.")) {
+      e.linears += padded;
+    } else {
+      e.table = padded;
+      e.tables += padded;
+    }
+  }
+  e.block = e.linears / static_cast<double>(model.layers);
+  return e;
 }
 
-/// Buffers that gradients wait or travel in. Whole gradients have one for each block; pieces of them (ZeRO) use one
-/// after another, as large as the largest bucket: a block, or the embedding table.
-double exchange_buffers(const MemoryQuestion& q) {
-  const double linears = parameters_of_linears(q.model);
-  const double others = static_cast<double>(q.model.parameters()) - linears;
-  const double ordered = q.sharding.ordered_gradients * (q.linears.gradient * linears + q.others.gradient * others);
-  if (q.sharding.ranks == 1) return ordered;
-  const double block = linears / static_cast<double>(q.model.layers);
-  const double table = product_of(q.model.vocab, q.model.width);
-  const double travelling = q.sharding.travelling_gradient;
-  const double copies = travelling > 1 ? 1 : 2;
-  const auto buffers = [&](double elements, double stored) {
-    const double waiting = q.sharding.divides(2) ? 2 * stored : 0;
-    return elements * (waiting + (travelling < stored ? copies * travelling : 0));
+/// A bucket of gradients (model/parameter_memory.h): matrices of a block, or a table.
+struct Bucket {
+  double linears = 0;
+  double table = 0;
+};
+
+std::vector<Bucket> buckets_of(const LlamaConfig& model, const Elements& e) {
+  std::vector<Bucket> all(static_cast<std::size_t>(model.layers) + 2, Bucket{e.block, 0});
+  all.front() = {0, model.tied_head ? 0 : e.table};
+  all.back() = {0, e.table};
+  return all;
+}
+
+/// What one exchange of a matrix's gradient, stored in `stored` bytes an element, takes beside it, bytes an element.
+double exchange_bytes(const Sharding& s, double stored) {
+  const bool shares = s.divides(1);
+  if (s.ordered_arriving > 0) return shares ? s.ordered_arriving * stored : 0;
+  if (s.travelling_gradient <= 1) return 2;
+  if (s.travelling_gradient < stored) return s.travelling_gradient;
+  return s.divides(2) && s.several_passes ? stored / static_cast<double>(s.ranks) : 0;  // sums that wait to be added
+}
+
+/// Buffers that gradients wait or travel in.
+double exchange_buffers(const MemoryQuestion& q, const Elements& e) {
+  const Sharding& s = q.sharding;
+  const double linear = q.linears.gradient;
+  const double table = q.others.gradient;
+  const double whole = linear * e.linears + table * (e.tables + e.vectors);
+  double bytes = s.ordered_held * whole;
+  if (s.ranks == 1) return bytes;
+  const auto of_bucket = [&](const Bucket& b) {
+    return exchange_bytes(s, linear) * b.linears + exchange_bytes(s, table) * b.table;
   };
-  if (!q.sharding.divides(1))
-    return ordered + buffers(linears, q.linears.gradient) + buffers(others, q.others.gradient);
-  return std::max(buffers(block, q.linears.gradient), buffers(table, q.others.gradient));
+  const std::vector<Bucket> buckets = buckets_of(q.model, e);
+  if (!s.divides(1)) {
+    for (const Bucket& b : buckets) bytes += of_bucket(b);
+    return bytes + s.ordered_arriving * whole;
+  }
+  double memory[3] = {0, 0, 0};
+  for (std::size_t b = 0; b < buckets.size(); ++b) memory[b % 3] = std::max(memory[b % 3], of_bucket(buckets[b]));
+  bytes += memory[0] + memory[1] + memory[2];
+  if (!s.divides(2)) return bytes;
+  // Whole gradients take turns, those of linear layers and tables in one buffer where both are F32; but for a tied
+  // head's, which stays.
+  const double tables = q.model.tied_head ? 0 : table * e.table;
+  const double linears = linear * e.block;
+  bytes += 2 * (linear == table ? std::max(tables, linears) : tables + linears);
+  return bytes + (q.model.tied_head ? table * e.table : 0);
 }
 
 /// What a rank writes: F32 weights, masters that are not those, moments and the recipe's state.
-double checkpoint_copy(const MemoryQuestion& q, double recipe_state) {
+double checkpoint_copy(const MemoryQuestion& q, const Elements& e, double recipe_state) {
   if (!q.checkpoint_copy) return 0;
-  const double linears = parameters_of_linears(q.model);
-  const double others = static_cast<double>(q.model.parameters()) - linears;
   const auto written = [](const ParameterBytes& bytes) {
     return bytes.sum() - bytes.gradient + (bytes.weight < 4 ? 4 : 0);
   };
-  const double all = written(q.linears) * linears + written(q.others) * others + recipe_state;
-  return all / static_cast<double>(q.sharding.ranks);
+  const double matrices = written(q.linears) * e.linears + written(q.others) * e.tables + recipe_state;
+  return matrices / static_cast<double>(q.sharding.ranks) + written(q.others) * e.vectors;
 }
 
 /// What the driver, kernels and workspaces of cuBLASLt and cuDNN take of a GPU beside tensors.
@@ -481,9 +532,16 @@ double MemoryPlan::tensors() const {
   return !parts.empty() && parts.back().name == kLibraries ? total() - parts.back().bytes : total();
 }
 
+std::int64_t most_sharing_ranks(const LlamaConfig& model) {
+  std::int64_t rows = model.vocab;
+  for (const LinearShape& shape : block_linears(model)) rows = std::min(rows, shape.outputs);
+  return (rows + RowPieces::kBorder - 1) / RowPieces::kBorder;
+}
+
 MemoryPlan plan_memory(const MemoryQuestion& question) {
   MemoryQuestion q = question;
   q.recipe.high_precision = unquantised_recipe(ElementFormat::BF16).base();
+  if (q.sharding.divides(1)) q.sharding.ranks = std::min(q.sharding.ranks, most_sharing_ranks(q.model));
   MemoryPlan plan;
   double saved = 0;
   double state = 0;
@@ -501,20 +559,19 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
       most = std::max(most, walk.sum());
     }
   }
-  const double linears = parameters_of_linears(q.model);
-  const double others = static_cast<double>(q.model.parameters()) - linears;
-  const auto states = [&](double ParameterBytes::*bytes) {
-    return q.linears.*bytes * linears + q.others.*bytes * others;
-  };
+  const Elements e = elements_of(q.model, q.sharding.divides(1) ? q.sharding.ranks : 1);
   const Sharding& s = q.sharding;
-  plan.parts = {{"weights", s.share(3) * states(&ParameterBytes::weight)},
-                {"gradients", s.share(2) * states(&ParameterBytes::gradient)},
-                {"first moment", s.share(1) * states(&ParameterBytes::first_moment)},
-                {"second moment", s.share(1) * states(&ParameterBytes::second_moment)},
+  const auto states = [&](double ParameterBytes::*bytes, int level) {
+    return s.share(level) * (q.linears.*bytes * e.linears + q.others.*bytes * e.tables) + q.others.*bytes * e.vectors;
+  };
+  plan.parts = {{"weights", states(&ParameterBytes::weight, 3)},
+                {"gradients", states(&ParameterBytes::gradient, 2)},
+                {"first moment", states(&ParameterBytes::first_moment, 1)},
+                {"second moment", states(&ParameterBytes::second_moment, 1)},
                 {"state of the recipe", s.share(3) * state},
                 {"working copies of the weights", plan.working_copies},
-                {"exchange buffers", exchange_buffers(q)},
-                {"copy for checkpoints", checkpoint_copy(q, state)},
+                {"exchange buffers", exchange_buffers(q, e)},
+                {"copy for checkpoints", checkpoint_copy(q, e, state)},
                 {"saved activations", saved},
                 {"workspace", plan.activations + plan.inputs - saved}};
   if (q.device == Device::Cuda) plan.parts.push_back({kLibraries, kLibraryBytes});

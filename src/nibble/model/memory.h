@@ -26,13 +26,20 @@ struct Sharding {
   /// A rank keeps its piece of, 1: the moments; 2: the gradients too; 3: the weights and their codes too.
   int zero = 0;
   double travelling_gradient = 4;  ///< bytes an element of a matrix's gradient when ranks exchange it
-  /// Whole gradients that are held beside the gradient, for sums in an order that ranks do not change
-  /// (OrderedSum::gradients_held).
-  double ordered_gradients = 0;
+  /// A rank makes several passes a step.
+  bool several_passes = false;
+  /// For sums in an order that ranks do not change: whole gradients that are held beside the gradient, and nodes in
+  /// which a gradient arrives (OrderedSum::memory_of).
+  double ordered_held = 0;
+  double ordered_arriving = 0;
   bool divides(int level) const { return ranks > 1 && zero >= level; }
   /// What a rank keeps of that which `level` divides.
   double share(int level) const { return divides(level) ? 1 / static_cast<double>(ranks) : 1; }
 };
+
+/// How many ranks can share the model's matrices: all have rows of each (dist/row_pieces.h). More of them are groups
+/// that share a copy each.
+std::int64_t most_sharing_ranks(const LlamaConfig& model);
 
 struct MemoryQuestion {
   LlamaConfig model;
@@ -56,10 +63,11 @@ struct MemoryPart {
 struct MemoryPlan {
   /// weights, gradients, moments (a rank's pieces); state of the recipe; working copies of the weights (what products
   /// read: quantised or BF16; with ZeRO-3 a rank's piece of them, and those of two neighbouring blocks); exchange
-  /// buffers (with ZeRO-2 and 3 two blocks' gradients, one written and one on its way; a block's gradient in the format
-  /// that travels where that is not the stored one, twice for codes, which leave and arrive); activations that wait for
-  /// the backward; a rank's part of a checkpoint, copied; workspace (what the head or the backward of a block adds to
-  /// them, whichever is more); on a GPU the driver and its libraries.
+  /// buffers (with ZeRO-2 and 3 two buckets' gradients, one written and one on its way; copies of gradients in the
+  /// format that travels where that is not the stored one, twice for codes, which leave and arrive: of three buckets
+  /// that take turns with ZeRO, else of all); activations that wait for the backward; a rank's part of a checkpoint,
+  /// copied; workspace (what the head or the backward of a block adds to them, whichever is more); on a GPU the driver
+  /// and its libraries.
   std::vector<MemoryPart> parts;
   /// What the arenas of Llama reserve at most.
   double working_copies = 0;

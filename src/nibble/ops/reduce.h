@@ -13,7 +13,7 @@ double sum_of_squares(const Tensor& x);
 void squares_of_chunks(const Tensor& x, std::int64_t chunk, const Tensor& sums);
 /// x *= factor (F32).
 void scale_in_place(const Tensor& x, float factor);
-/// to += from, elementwise. to F32; from F32 or BF16.
+/// to += from, elementwise, each F32 or BF16: added in F32, rounded once.
 void add_in_place(const Tensor& to, const Tensor& from);
 /// Position of the first non-finite element of an F32 or BF16 tensor, or -1.
 std::int64_t first_non_finite(const Tensor& x);

@@ -60,6 +60,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
   c.deterministic = train.boolean("deterministic", c.deterministic);
   c.exchange = train.choice("exchange", c.exchange, kExchanges);
+  c.zero = static_cast<int>(train.integer("zero", 0, 0, 2));
   c.init = train.text("init", "");
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();
@@ -128,6 +129,7 @@ fp8_accumulation = "{}"
 cuda_graphs = {}
 deterministic = {}
 exchange = "{}"
+zero = {}
 init = "{}"
 seed = {}
 
@@ -156,7 +158,7 @@ checkpoint_async = {}
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
                      name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.deterministic,
-                     name(kExchanges, c.exchange), c.init.string(), c.seed, name(kOptimizers, c.optimizer),
+                     name(kExchanges, c.exchange), c.zero, c.init.string(), c.seed, name(kOptimizers, c.optimizer),
                      name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
                      c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
                      c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints,

@@ -44,6 +44,7 @@ struct TrainConfig {
   bool cuda_graphs = false;    ///< blocks are handed to a GPU as CUDA graphs; same bits
   bool deterministic = false;  ///< sums over micro-batches in an order that ranks do not change (dist/ordered_sum.h)
   ExchangeFormat exchange = ExchangeFormat::Stored;  ///< of gradients, between ranks
+  int zero = 0;                                      ///< what ranks share: ParameterStorage::zero
   std::uint64_t seed = 1;                            ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;

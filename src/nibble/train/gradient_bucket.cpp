@@ -32,7 +32,7 @@ class StoredBucket final : public GradientBucket {
  public:
   StoredBucket(Communicator& communicator, std::vector<Tensor> ranges)
       : communicator_(communicator), ranges_(std::move(ranges)) {}
-  void start() override {
+  void start(BucketPass) override {
     for (const Tensor& range : ranges_) under_way_.push_back(communicator_.start_all_reduce(range, Reduce::Sum));
   }
   void finish() override { under_way_.clear(); }  // waits
@@ -52,7 +52,7 @@ class Bf16Bucket final : public GradientBucket {
       copies_.push_back(wide ? OwnedTensor(DType::BF16, {range.numel()}, range.device()) : OwnedTensor());
     }
   }
-  void start() override {
+  void start(BucketPass) override {
     for (std::size_t i = 0; i < ranges_.size(); ++i) {
       const bool wide = copies_[i].view().defined();
       if (wide) convert(ranges_[i], copies_[i]);
@@ -103,7 +103,7 @@ class Fp8Bucket final : public GradientBucket {
     plain_ = OwnedTensor(DType::F32, {vectors}, device);
   }
 
-  void start() override {
+  void start(BucketPass) override {
     step_ = 1;
     fill_zero(amaxes_);
     for (std::size_t m = 0; m < matrices_.size(); ++m) {

@@ -23,20 +23,27 @@
 
 namespace nibble {
 
+/// Which of a rank's passes of a step it is whose gradients set out.
+struct BucketPass {
+  bool first = true;
+  bool last = true;
+};
+
 class GradientBucket {
  public:
   virtual ~GradientBucket() = default;
-  /// The gradients are written: they set out. Returns at once.
-  virtual void start() = 0;
-  /// The next step, where there is one and the last one's messages have come; waits for them.
+  /// The gradients of a pass are written: they set out. Returns at once.
+  virtual void start(BucketPass pass) = 0;
+  /// The next step, where there is one and the last one's messages have come; waits for them. After the first call
+  /// pieces (train/piece_bucket.h) no longer read the whole gradients.
   virtual void advance() {}
-  /// The gradients are sums over ranks.
+  /// The gradients are sums over ranks, after the last pass.
   virtual void finish() = 0;
   virtual std::size_t bytes() const { return 0; }
 };
 
-/// Of parameters [first, last). FP8 adds to `saturated` (I32 [1]) how many elements of the pieces that this rank adds
-/// did; communicator and model outlive the bucket.
+/// Of parameters [first, last), in a step's only exchange. FP8 adds to `saturated` (I32 [1]) how many elements of the
+/// pieces that this rank adds did; communicator and model outlive the bucket.
 std::unique_ptr<GradientBucket> make_gradient_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
                                                      std::size_t first, std::size_t last, const Tensor& saturated);
 

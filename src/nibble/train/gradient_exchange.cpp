@@ -2,6 +2,7 @@
 
 #include "nibble/ops/reduce.h"
 #include "nibble/tensor/device.h"
+#include "nibble/train/piece_bucket.h"
 
 namespace nibble {
 
@@ -22,6 +23,7 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
       micro_batches_(micro_batches),
       ordered_(ordered && micro_batches > 1),
       format_(format),
+      zero_(model.storage().shares(1) ? model.storage().zero : 0),
       saturated_(DType::I32, {1}, model.device()) {
   if (ordered && format != ExchangeFormat::Stored) {
     user_error(
@@ -34,33 +36,75 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
         "train.micro_batch or a larger train.batch",
         micro_batches, communicator.size());
   }
-  if (!ordered_) return;
-  for (const Tensor& flat : model.padded_grads()) {
-    sums_.emplace_back(communicator, micro_batches, flat.numel(), flat.dtype());
+  if (zero_ > 0) {
+    for (int i = 0; i < 3; ++i) memory_.emplace_back(model.device());  // see the picture above
+    for (std::size_t b = 0; b < model.gradient_buckets().size(); ++b) {
+      const ParameterRange& range = model.gradient_buckets()[b];
+      Arena& memory = memory_[b % memory_.size()];
+      buckets_.push_back(ordered_ ? make_ordered_bucket(communicator, model, range, memory, micro_batches)
+                                  : make_piece_bucket(format, communicator, model, range, memory, saturated_));
+    }
+  } else if (ordered_) {
+    for (const Tensor& flat : model.padded_grads()) {
+      sums_.emplace_back(communicator, micro_batches, flat.numel(), flat.dtype());
+    }
   }
 }
 
 Llama::GradientsReady GradientExchange::ready(std::int64_t position) {
-  if (ordered_ || communicator_.size() == 1 || position + 1 < mine_.end) return {};
-  if (format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
-  return [this](std::size_t first, std::size_t last) {
-    if (started_ == buckets_.size()) {
-      buckets_.push_back(make_gradient_bucket(format_, communicator_, model_, first, last, saturated_));
+  if (position == mine_.begin && format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
+  const bool last = position + 1 == mine_.end;
+  if (zero_ >= 2 || (zero_ == 1 && (ordered_ || last))) {
+    // Where gradients last, passes that are not ordered have added to them: their exchange is the only one.
+    const bool only = zero_ == 1 && !ordered_;
+    return ready_pieces({.first = only || position == mine_.begin, .last = last});
+  }
+  if (zero_ == 1 || ordered_ || communicator_.size() == 1 || !last) return {};
+  return [this](std::size_t bucket) {
+    if (bucket == buckets_.size()) {
+      const ParameterRange& range = model_.gradient_buckets()[bucket];
+      buckets_.push_back(make_gradient_bucket(format_, communicator_, model_, range.first, range.last, saturated_));
     }
-    for (std::size_t i = 0; i < started_; ++i) buckets_[i]->advance();
-    buckets_[started_++]->start();
+    for (std::size_t i = 0; i < bucket; ++i) buckets_[i]->advance();
+    buckets_[bucket]->start({});
+    started_ = bucket + 1;
+  };
+}
+
+/// Ranks with a pass less than others send zeros meanwhile.
+void GradientExchange::send_nothing() {
+  const auto ready = ready_pieces({.first = false, .last = true});
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    const ParameterRange& range = model_.gradient_buckets()[b];
+    for (std::size_t i = range.first; i < range.last; ++i) fill_zero(model_.parameters()[i].grad);
+    ready(b);
+  }
+  passed();
+}
+
+Llama::GradientsReady GradientExchange::ready_pieces(BucketPass pass) {
+  return [this, pass](std::size_t bucket) {
+    buckets_[bucket]->start(pass);
+    started_ = bucket + 1;
+    if (bucket >= 1) buckets_[bucket - 1]->advance();
+    if (bucket >= 2) buckets_[bucket - 2]->finish();
   };
 }
 
 void GradientExchange::passed() {
-  if (!ordered_) return;
-  const std::vector<Tensor> flats = model_.padded_grads();
-  for (std::size_t i = 0; i < flats.size(); ++i) sums_[i].add(flats[i]);
-  add_observed();
+  if (zero_ > 0) {
+    for (std::size_t i = started_ < 2 ? 0 : started_ - 2; i < started_; ++i) buckets_[i]->finish();
+    started_ = 0;
+  } else if (ordered_) {
+    const std::vector<Tensor> flats = model_.padded_grads();
+    for (std::size_t i = 0; i < flats.size(); ++i) sums_[i].add(flats[i]);
+  }
+  if (ordered_) add_observed();
 }
 
 void GradientExchange::finish() {
-  if (ordered_) {
+  if (zero_ >= 2 && !ordered_ && mine_.size() < exchanges()) send_nothing();
+  if (ordered_ && zero_ == 0) {
     const std::vector<Tensor> flats = model_.padded_grads();
     for (OrderedSum& sum : sums_) sum.start_exchange();
     for (std::size_t i = 0; i < flats.size(); ++i) {
@@ -124,6 +168,7 @@ std::int64_t GradientExchange::saturated() const {
 
 std::size_t GradientExchange::bytes() const {
   std::size_t total = observed_.view().bytes();
+  for (const Arena& memory : memory_) total += memory.peak_bytes();
   for (const auto& bucket : buckets_) total += bucket->bytes();
   for (const OrderedSum& sum : sums_) total += sum.bytes();
   for (const OrderedSum& sum : observed_sum_) total += sum.bytes();

@@ -1,4 +1,5 @@
-// How the gradients of a step's micro-batches, which ranks compute apart, become one sum that every rank has.
+// How the gradients of a step's micro-batches, which ranks compute apart, become one sum, which every rank has, or of
+// which each has its own rows.
 //
 //   positions     0 1 2 3 | 4 5 6 7        M = 8 micro-batches on R = 2 ranks (positions_of)
 //   rank          0         1
@@ -11,9 +12,21 @@
 //   ordered                  every pass overwrites the gradients, and OrderedSum adds them along a tree over positions:
 //                            the same bits on any number of ranks, one included. Every rank then gathers all pieces.
 //
+// Ranks that share updates (ParameterStorage::zero) keep the pieces as they are (train/piece_bucket.h):
+//
+//   zero = 1                 as above
+//   zero = 2                 whole gradients are gone two buckets later, so every pass exchanges its own; sums over
+//                            ranks are added up pass after pass
+//
+//   backward of bucket     0        1        2        3
+//   exchange                        start 0  start 1  start 2
+//                                            next 0   next 1        0 no longer reads its whole gradients
+//                                                     finish 0      nor the memory that bucket 3 takes next
+//
 // What recipes count of their activations (Llama::observed) is added up over the step's passes in the same way.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "nibble/dist/ordered_sum.h"
@@ -24,7 +37,7 @@ namespace nibble {
 
 class GradientExchange {
  public:
-  /// Of steps of `micro_batches` passes by all ranks. The model was made with ParameterStorage::pieces = ranks.
+  /// Of steps of `micro_batches` passes by all ranks. The model is stored for its rank of them.
   /// UserError for fewer passes than ranks, and for an ordered sum that is to travel in another format. `model` and
   /// `communicator` must outlive it.
   GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered,
@@ -33,7 +46,7 @@ class GradientExchange {
   /// What this rank computes of a step.
   const Positions& mine() const { return mine_; }
   /// Whether the pass of a position overwrites the model's gradients.
-  bool overwrites(std::int64_t position) const { return ordered_ || position == mine_.begin; }
+  bool overwrites(std::int64_t position) const { return ordered_ || zero_ >= 2 || position == mine_.begin; }
   /// For forward_backward of a position; may be empty.
   Llama::GradientsReady ready(std::int64_t position);
   /// To be called after the pass of each of this rank's positions, in order.
@@ -42,10 +55,16 @@ class GradientExchange {
   void finish();
   /// Elements of this rank's pieces whose FP8 sum was held to 448 in the step that is finished; 0 for other formats.
   std::int64_t saturated() const;
+  /// How often an element travels in a step.
+  std::int64_t exchanges() const {
+    return zero_ >= 2 ? (micro_batches_ + communicator_.size() - 1) / communicator_.size() : 1;
+  }
   /// Memory that is held beside the gradients.
   std::size_t bytes() const;
 
  private:
+  Llama::GradientsReady ready_pieces(BucketPass pass);
+  void send_nothing();
   void add_observed();
   void share_observed();
 
@@ -55,10 +74,12 @@ class GradientExchange {
   std::int64_t micro_batches_;
   bool ordered_;
   ExchangeFormat format_;
+  int zero_;
   std::vector<OrderedSum> sums_;  // of each of Llama::padded_grads
   std::vector<Pending> under_way_;
   std::vector<std::unique_ptr<GradientBucket>> buckets_;  // in the order in which they become ready
-  std::size_t started_ = 0;                               // of this step
+  std::size_t started_ = 0;                               // of this pass
+  std::vector<Arena> memory_;                             // that buckets of pieces take turns at
   OwnedTensor saturated_;                                 // I32 [1]
   // Observations of all layers one after the other, padded to a multiple of the ranks; made when there are some.
   OwnedTensor observed_;

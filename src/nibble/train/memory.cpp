@@ -23,12 +23,15 @@ ParameterBytes other_bytes(const TrainConfig& config) {
 }
 
 /// Of the rank that holds most.
-double ordered_gradients(const TrainConfig& config, int ranks) {
+void ask_for_ordered_sums(const TrainConfig& config, Sharding& sharding) {
   const std::int64_t passes = config.batch / config.micro_batch;
-  if (!config.deterministic || passes < 2 || passes < ranks) return 0;
-  std::int64_t most = 0;
-  for (int r = 0; r < ranks; ++r) most = std::max(most, OrderedSum::gradients_held(r, ranks, passes));
-  return static_cast<double>(most);
+  const auto ranks = static_cast<int>(sharding.ranks);
+  if (!config.deterministic || passes < 2 || passes < ranks) return;
+  for (int r = 0; r < ranks; ++r) {
+    const OrderedSum::Memory memory = OrderedSum::memory_of(r, ranks, passes);
+    sharding.ordered_held = std::max(sharding.ordered_held, static_cast<double>(memory.held));
+    sharding.ordered_arriving = static_cast<double>(memory.arriving);
+  }
 }
 
 double travelling_gradient(ExchangeFormat format) {
@@ -61,7 +64,9 @@ MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, 
   q.model = config.model;
   q.recipe = recipe;
   q.sequences = config.micro_batch;
-  q.several_passes = config.batch > config.micro_batch;
+  const std::int64_t passes = config.batch / config.micro_batch;
+  q.sharding.several_passes = passes > ranks;
+  q.several_passes = q.sharding.several_passes && !config.deterministic && config.zero < 2;  // others overwrite
   q.linears = linear_bytes(config);
   q.others = other_bytes(config);
   q.recompute = config.recompute;
@@ -69,8 +74,9 @@ MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, 
   q.device = config.device;
   q.checkpoint_copy = config.checkpoint_async && config.device == Device::Cpu;
   q.sharding.ranks = ranks;
+  q.sharding.zero = config.zero;
   q.sharding.travelling_gradient = travelling_gradient(config.exchange);
-  q.sharding.ordered_gradients = ordered_gradients(config, ranks);
+  ask_for_ordered_sums(config, q.sharding);
   return q;
 }
 

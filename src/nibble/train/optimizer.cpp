@@ -14,71 +14,123 @@ AdamWStep with_decay(AdamWStep step, const Parameter& parameter) {
   return step;
 }
 
-/// The parameter's gradient in F32, in the scratch arena where it is stored otherwise.
+/// Own rows of the parameter's gradient in F32, in the scratch arena where it is stored otherwise.
 Tensor gradient_of(const Parameter& parameter, Arena& scratch) {
-  if (parameter.grad.dtype() == DType::F32) return parameter.grad;
-  const Tensor wide = scratch.allocate(DType::F32, {parameter.grad.numel()});
-  convert(parameter.grad, wide);
+  const Tensor grad = parameter.own_grad();
+  if (grad.dtype() == DType::F32) return grad;
+  const Tensor wide = scratch.allocate(DType::F32, {grad.numel()});
+  convert(grad, wide);
   return wide;
 }
 
+/// A state of own rows, [n, cols], or of a vector.
+StateTensor state_of(const Parameter& parameter, const std::string& suffix, const Tensor& rows) {
+  return {parameter.name + suffix,
+          {parameter.value.shape().begin(), parameter.value.shape().end()},
+          parameter.is_matrix() ? parameter.own.begin : 0,
+          rows};
+}
+
+/// The ranks that share a model's updates.
+class Sharing {
+ public:
+  Sharing(const Llama& model, Communicator* ranks) : ranks_(ranks) {
+    const bool shared = model.parameters().front().grad_piece.defined();
+    require(!shared || ranks != nullptr, "a model whose updates ranks share, without ranks");
+    if (!shared) ranks_ = nullptr;
+  }
+  explicit operator bool() const { return ranks_ != nullptr; }
+  /// Own rows of the parameter are updated: those of all ranks set out.
+  void updated(const Parameter& parameter) {
+    if (ranks_ == nullptr || !parameter.is_matrix()) return;
+    const Tensor& values = parameter.in_half() ? parameter.half.data : parameter.value;
+    under_way_.push_back(ranks_->start_all_gather(parameter.piece(values, ranks_->rank()), parameter.padded(values)));
+  }
+  void finish() { under_way_.clear(); }  // waits
+  Communicator& ranks() { return *ranks_; }
+
+ private:
+  Communicator* ranks_;
+  std::vector<Pending> under_way_;
+};
+
 class AdamWFp32 final : public Optimizer {
  public:
-  explicit AdamWFp32(Llama& model) : model_(model) {
+  AdamWFp32(Llama& model, Communicator* ranks) : model_(model), sharing_(model, ranks) {
     for (const Parameter& p : model.parameters()) {
       require(!p.in_half(), "AdamW with FP32 states wants the FP32 weights of {}", p.name);
-      m_.emplace_back(DType::F32, p.value.shape(), model.device());
-      v_.emplace_back(DType::F32, p.value.shape(), model.device());
+      const Tensor own = p.own_rows(p.value);
+      m_.emplace_back(DType::F32, own.shape(), model.device());
+      v_.emplace_back(DType::F32, own.shape(), model.device());
     }
   }
   void step(AdamWStep step) override {
     for (std::size_t i = 0; i < m_.size(); ++i) {
       const ArenaScope scope(model_.scratch());
       const Parameter& p = model_.parameters()[i];
-      adamw_step(p.value, gradient_of(p, model_.scratch()), m_[i], v_[i], with_decay(step, p));
+      adamw_step(p.own_rows(p.value), gradient_of(p, model_.scratch()), m_[i], v_[i], with_decay(step, p));
+      sharing_.updated(p);
     }
+    sharing_.finish();
   }
   void visit(const std::function<void(const StateTensor&)>& f) const override {
     for (std::size_t i = 0; i < m_.size(); ++i) {
-      const std::string& name = model_.parameters()[i].name;
-      f(StateTensor::of(name + ".m", m_[i]));
-      f(StateTensor::of(name + ".v", v_[i]));
+      const Parameter& p = model_.parameters()[i];
+      f(state_of(p, ".m", m_[i]));
+      f(state_of(p, ".v", v_[i]));
     }
   }
 
  private:
   Llama& model_;
+  Sharing sharing_;
   std::vector<OwnedTensor> m_, v_;
 };
 
 class AdamWFp8 final : public Optimizer {
  public:
-  explicit AdamWFp8(Llama& model) : model_(model) {
+  AdamWFp8(Llama& model, Communicator* ranks) : model_(model), sharing_(model, ranks) {
     for (const Parameter& p : model.parameters()) {
-      State state{{}, Scaled(DType::U8, p.value), Scaled(DType::F16, p.value)};
-      if (!p.in_half()) state.master.emplace(DType::F16, p.value);
+      const Tensor own = p.own_rows(p.value);
+      State state{{}, Scaled(DType::U8, own), Scaled(DType::F16, own)};
+      if (!p.in_half()) state.master.emplace(DType::F16, own);
       states_.push_back(std::move(state));
+    }
+    if (sharing_) {
+      amaxes_ = OwnedTensor(DType::I32, {static_cast<std::int64_t>(3 * states_.size())}, model.device());
     }
     parameters_changed();
   }
   void step(AdamWStep step) override {
     Arena& scratch = model_.scratch();
+    if (sharing_) measure(step);
     for (std::size_t i = 0; i < states_.size(); ++i) {
       const ArenaScope scope(scratch);
       const Parameter& p = model_.parameters()[i];
       const State& s = states_[i];
+      const Tensor grad = gradient_of(p, scratch);
       // Where the model reads the master itself, nobody wants its values in F32.
-      const Tensor values = p.in_half() ? scratch.allocate(DType::F32, {p.value.numel()}) : p.value;
-      adamw_fp8_step(values, gradient_of(p, scratch), master(i), s.m.view(), s.v.view(), with_decay(step, p), scratch);
+      const Tensor values = p.in_half() ? scratch.allocate(DType::F32, {grad.numel()}) : p.own_rows(p.value);
+      const AdamWStep decayed = with_decay(step, p);
+      if (sharing_) {
+        adamw_fp8_store(values, grad, own_master(i), s.m.view(), s.v.view(), decayed, amax(i), scratch);
+      } else {
+        adamw_fp8_step(values, grad, own_master(i), s.m.view(), s.v.view(), decayed, scratch);
+      }
+      sharing_.updated(p);
     }
+    sharing_.finish();
   }
   void visit(const std::function<void(const StateTensor&)>& f) const override {
     for (std::size_t i = 0; i < states_.size(); ++i) {
-      const std::string& name = model_.parameters()[i].name;
-      for (const auto& [suffix, state] :
-           {std::pair{".master", master(i)}, {".m", states_[i].m.view()}, {".v", states_[i].v.view()}}) {
-        f(StateTensor::of(name + suffix, state.data));
-        f(StateTensor::of(name + suffix + ".scale_inv", state.scale_inv));
+      const Parameter& p = model_.parameters()[i];
+      // The model's own master is whole on every rank, and must be after it was read.
+      f(p.in_half() ? StateTensor::of(p.name + ".master", p.half.data)
+                    : state_of(p, ".master", states_[i].master->data));
+      f(StateTensor::of(p.name + ".master.scale_inv", own_master(i).scale_inv));
+      for (const auto& [suffix, state] : {std::pair{".m", &states_[i].m}, {".v", &states_[i].v}}) {
+        f(state_of(p, suffix, state->data));
+        f(StateTensor::of(p.name + suffix + ".scale_inv", state->scale_inv));
       }
     }
   }
@@ -87,8 +139,17 @@ class AdamWFp8 final : public Optimizer {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       const Parameter& p = model_.parameters()[i];
       if (p.in_half()) continue;
-      scaled_store(p.value, master(i));
-      scaled_load(master(i), p.value);
+      const ArenaScope scope(model_.scratch());
+      ScaledTensor master = own_master(i);
+      if (sharing_ && p.is_matrix()) {  // the scale is that of the whole
+        const Tensor own = master.data;
+        master.data = model_.scratch().allocate(DType::F16, {p.value.rows(), p.value.cols()});
+        scaled_store(p.value, master);
+        copy(p.own_rows(master.data), own);
+      } else {
+        scaled_store(p.value, master);
+      }
+      scaled_load(master, p.value);
     }
   }
 
@@ -106,12 +167,31 @@ class AdamWFp8 final : public Optimizer {
     std::optional<Scaled> master;  // the model's own where that stores it
     Scaled m, v;
   };
-  ScaledTensor master(std::size_t i) const {
-    return states_[i].master ? states_[i].master->view() : model_.parameters()[i].half;
+  ScaledTensor own_master(std::size_t i) const {
+    if (states_[i].master) return states_[i].master->view();
+    const Parameter& p = model_.parameters()[i];
+    return {p.own_rows(p.half.data), p.half.scale_inv};
+  }
+  Tensor amax(std::size_t i) const {
+    const auto at = static_cast<std::int64_t>(3 * i);
+    return amaxes_.view().elements(at, at + 3);
+  }
+  /// The largest new values of every tensor on any rank.
+  void measure(const AdamWStep& step) {
+    fill_zero(amaxes_);
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+      const ArenaScope scope(model_.scratch());
+      const Parameter& p = model_.parameters()[i];
+      adamw_fp8_measure(gradient_of(p, model_.scratch()), own_master(i), states_[i].m.view(), states_[i].v.view(),
+                        with_decay(step, p), amax(i));
+    }
+    sharing_.ranks().all_reduce(amaxes_, Reduce::Max);
   }
 
   Llama& model_;
+  Sharing sharing_;
   std::vector<State> states_;
+  OwnedTensor amaxes_;  // I32 [3 * parameters], where ranks share updates
 };
 
 }  // namespace
@@ -122,13 +202,23 @@ std::size_t Optimizer::bytes() const {
   return total;
 }
 
-ParameterStorage storage_for(OptimizerKind kind, DType gradients, int ranks) {
-  return {.half_weights = kind == OptimizerKind::AdamWFp8, .gradients = gradients, .pieces = ranks};
+ParameterStorage storage_for(OptimizerKind kind, DType gradients) {
+  return {.half_weights = kind == OptimizerKind::AdamWFp8, .gradients = gradients};
 }
 
-std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model) {
-  if (kind == OptimizerKind::AdamWFp8) return std::make_unique<AdamWFp8>(model);
-  return std::make_unique<AdamWFp32>(model);
+namespace {
+
+std::unique_ptr<Optimizer> make(OptimizerKind kind, Llama& model, Communicator* ranks) {
+  if (kind == OptimizerKind::AdamWFp8) return std::make_unique<AdamWFp8>(model, ranks);
+  return std::make_unique<AdamWFp32>(model, ranks);
+}
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model) { return make(kind, model, nullptr); }
+
+std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model, Communicator& ranks) {
+  return make(kind, model, &ranks);
 }
 
 }  // namespace nibble

@@ -1,9 +1,12 @@
-// The optimizer's state over all parameters of a model.
+// The optimizer's state over all parameters of a model. Where ranks share updates (ParameterStorage::zero) a rank has
+// the states of its own rows of matrices and updates these; then all ranks gather the new values. The states' scales,
+// one a tensor, are agreed on, so that the result has the bits of one rank.
 #pragma once
 
 #include <functional>
 #include <memory>
 
+#include "nibble/dist/communicator.h"
 #include "nibble/model/llama.h"
 #include "nibble/optim/adamw.h"
 #include "nibble/train/config.h"
@@ -25,9 +28,11 @@ class Optimizer {
 };
 
 /// How a model stores its parameters for an optimizer: FP8-LM's master weights are the model's own.
-ParameterStorage storage_for(OptimizerKind kind, DType gradients, int ranks = 1);
+ParameterStorage storage_for(OptimizerKind kind, DType gradients);
 
-/// `model` must outlive the optimizer.
+/// On one rank, or on one of several that share nothing. `model` must outlive the optimizer.
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model);
+/// `model` is stored for its rank of `ranks`; both must outlive the optimizer.
+std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model, Communicator& ranks);
 
 }  // namespace nibble

@@ -17,6 +17,7 @@
 #include "nibble/train/checkpoint_writer.h"
 #include "nibble/train/gpu_peak.h"
 #include "nibble/train/gradient_exchange.h"
+#include "nibble/train/gradient_norm.h"
 #include "nibble/train/memory.h"
 #include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
@@ -45,6 +46,7 @@ std::string identity(TrainConfig config, const Recipe& recipe) {
   config.alarms = defaults.alarms;
   config.recompute = defaults.recompute;  // gives the same bits at every level
   config.cuda_graphs = defaults.cuda_graphs;
+  config.zero = defaults.zero;  // moves the last bits at most, as another number of ranks does
   return to_toml(config);
 }
 
@@ -95,6 +97,18 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
   board.scalars(step, scalars);
 }
 
+ParameterStorage storage_of_rank(const TrainConfig& config, const Communicator& ranks) {
+  ParameterStorage storage = storage_for(config.optimizer, config.gradients);
+  storage.rank = ranks.rank();
+  storage.ranks = ranks.size();
+  storage.zero = config.zero;
+  if (const std::int64_t most = most_sharing_ranks(config.model); storage.shares(1) && ranks.size() > most) {
+    user_error("train.zero = {} shares matrices by {} rows, and this model's smallest has enough for {} ranks, not {}",
+               config.zero, RowPieces::kBorder, most, ranks.size());
+  }
+  return storage;
+}
+
 class Trainer {
  public:
   Trainer(Communicator& ranks, const TrainConfig& config, const Recipe& recipe, fs::path run,
@@ -105,10 +119,9 @@ class Trainer {
         callbacks_(ranks.rank() == 0 ? callbacks : TrainCallbacks{}),
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
         plan_(planned(recipe)),
-        model_(config.model, recipe, config.seed, DType::BF16, config.device,
-               storage_for(config.optimizer, config.gradients, ranks.size())),
+        model_(config.model, recipe, config.seed, DType::BF16, config.device, storage_of_rank(config, ranks)),
         exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange),
-        optimizer_(make_optimizer(config.optimizer, model_)),
+        optimizer_(make_optimizer(config.optimizer, model_, ranks)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms),
         checkpoints_(ranks, run_, config.device, config.keep_checkpoints, config.checkpoint_async) {
@@ -272,7 +285,7 @@ class Trainer {
     const double mine[] = {static_cast<double>(exchange_.saturated())};
     double all = 0;
     for (const double of_rank : gather_positions(ranks_, mine, ranks_.size())) all += of_rank;
-    return all / static_cast<double>(config_.model.parameters());
+    return all / static_cast<double>(config_.model.parameters() * exchange_.exchanges());
   }
 
   static std::int64_t counted(const Llama::Batch& batch) {
@@ -319,7 +332,9 @@ class Trainer {
 
     const std::int64_t tokens = config_.tokens_per_step();
     const BatchLoss loss = compute_gradients(step, measure);
-    const double norm = std::sqrt(model_.squares_of_gradients());
+    // One rank alone keeps to the order that it always had, unless it is to have the bits of several.
+    const bool alone = ranks_.size() == 1 && !config_.deterministic;
+    const double norm = std::sqrt(alone ? model_.squares_of_gradients() : squares_of_gradients(ranks_, model_));
     if (!std::isfinite(norm)) fail_non_finite(step, "a gradient", first_non_finite_gradient());
 
     const StageState& stage = clock_.state();
@@ -412,14 +427,26 @@ class Trainer {
     return stopping;
   }
 
-  /// The gradient furthest down the backward pass whose successor is still finite: where the trouble began.
-  std::string first_non_finite_gradient() const {
+  /// The gradient furthest down the backward pass whose successor is still finite: where the trouble began. All ranks
+  /// ask, since each may have other rows.
+  std::string first_non_finite_gradient() {
     const auto& parameters = model_.parameters();
-    for (std::size_t i = parameters.size(); i-- > 0;) {
-      const std::int64_t at = first_non_finite(parameters[i].grad);
-      if (at >= 0) return fmt::format("the gradient of {} (element {})", parameters[i].name, at);
+    double mine[] = {-1, -1};  // parameter and element
+    for (std::size_t i = parameters.size(); i-- > 0 && mine[0] < 0;) {
+      const Parameter& p = parameters[i];
+      const std::int64_t at = first_non_finite(p.own_grad());
+      if (at < 0) continue;
+      mine[0] = static_cast<double>(i);
+      mine[1] = static_cast<double>(at + (p.is_matrix() ? p.own.begin * p.grad.cols() : 0));
     }
-    return "unknown";
+    const std::vector<double> all = gather_positions(ranks_, mine, 2 * ranks_.size());
+    std::size_t found = 0;
+    for (std::size_t r = 2; r < all.size(); r += 2) {
+      if (all[r] > all[found]) found = r;
+    }
+    if (all[found] < 0) return "unknown";
+    return fmt::format("the gradient of {} (element {})", parameters[static_cast<std::size_t>(all[found])].name,
+                       static_cast<std::int64_t>(all[found + 1]));
   }
 
   [[noreturn]] void fail_non_finite(std::int64_t step, const char* what, const std::string& where) const {

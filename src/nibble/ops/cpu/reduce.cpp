@@ -33,11 +33,9 @@ NIBBLE_SIMD void scale(float* x, float factor, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
-NIBBLE_SIMD void add(float* to, const float* from, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-NIBBLE_SIMD void add(float* to, const bf16* from, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) to[i] += bf16_decode(from[i]);
+template <class To, class From>
+NIBBLE_SIMD void add(To* to, const From* from, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] = from_float<To>(to_float(to[i]) + to_float(from[i]));
 }
 
 // The largest exponent field of a chunk is all ones exactly when something in it is not finite.
@@ -96,10 +94,12 @@ void scale_in_place(const Tensor& x, float factor) {
 }
 
 void add_in_place(const Tensor& to, const Tensor& from) {
-  float* p = to.data<float>();
-  dispatch_float(from.dtype(), [&]<class T>(T*) {
-    const T* q = from.data<T>();
-    parallel_for(to.numel(), kGrain, [&](std::int64_t b, std::int64_t e) { add(p + b, q + b, e - b); });
+  dispatch_float(to.dtype(), [&]<class To>(To*) {
+    dispatch_float(from.dtype(), [&]<class From>(From*) {
+      To* p = to.data<To>();
+      const From* q = from.data<From>();
+      parallel_for(to.numel(), kGrain, [&](std::int64_t b, std::int64_t e) { add(p + b, q + b, e - b); });
+    });
   });
 }
 

@@ -30,16 +30,16 @@ struct Scale {
   }
 };
 
-template <class From>
+template <class To, class From>
 struct Add {
   static constexpr int kInFlight = 4;
   template <int kWidth>
   struct Values {
-    Pack<float, kWidth> to;
+    Pack<To, kWidth> to;
     Pack<From, kWidth> from;
   };
 
-  float* to;
+  To* to;
   const From* from;
 
   template <int kWidth>
@@ -50,7 +50,7 @@ struct Add {
   template <int kWidth>
   __device__ void store(std::int64_t i, Values<kWidth>& v) const {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) v.to.v[k] += to_float(v.from.v[k]);
+    for (int k = 0; k < kWidth; ++k) v.to.v[k] = from_float<To>(to_float(v.to.v[k]) + to_float(v.from.v[k]));
     store_pack(to + i, v.to);
   }
 };
@@ -183,9 +183,11 @@ void scale_in_place(const Tensor& x, float factor) {
 }
 
 void add_in_place(const Tensor& to, const Tensor& from) {
-  dispatch_float(from.dtype(), [&]<class T>(T*) {
-    const Add<T> op{device_data<float>(to, "add_in_place"), device_data<T>(from, "add_in_place")};
-    elementwise<4>(op, to.numel(), packs_fit(op.to, op.from), "add_in_place");
+  dispatch_float(to.dtype(), [&]<class To>(To*) {
+    dispatch_float(from.dtype(), [&]<class From>(From*) {
+      const Add<To, From> op{device_data<To>(to, "add_in_place"), device_data<From>(from, "add_in_place")};
+      elementwise<4>(op, to.numel(), packs_fit(op.to, op.from), "add_in_place");
+    });
   });
 }
 
