@@ -7,6 +7,10 @@ local JSON Lines files with `HFLM` in float32, evaluates the same with the progr
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install torch transformers lm-eval sentencepiece
     /tmp/venv/bin/python bench/peers/eval_parity.py --nibble build/nibble --data data/eval --work /tmp/parity --limit 50
     /tmp/venv/bin/python bench/peers/eval_parity.py --model smollm2-135m --nibble build/nibble --data data/eval ...
+
+`--softmax float64` takes the harness's log-softmaxes in float64: PyTorch's in float32 are too high by some 1e-5 nats a
+token of a large vocabulary. `--exact` has the harness score everything once more in float64 and says how far from that
+each side is.
 """
 
 import argparse
@@ -89,7 +93,27 @@ def plain_tokenizer(path):
     return PlainTokenizer(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def harness(folder, data, tasks, options):
+def widen_llama():
+    """Everything in the model's own type: transformers takes norms and angles in float32 even in a float64 model."""
+    from transformers.models.llama import modeling_llama as llama
+
+    def norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    @torch.no_grad()
+    def angles(self, x, position_ids):
+        if self.rope_type != "default":
+            raise SystemExit(f"--exact knows plain rotary embeddings alone, and the model's are {self.rope_type}")
+        head_dim = 2 * self.inv_freq.numel()
+        pairs = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        turned = position_ids[..., None].double() * float(self.config.rope_parameters["rope_theta"]) ** -pairs
+        both = torch.cat((turned, turned), dim=-1)
+        return both.cos().to(x.dtype), both.sin().to(x.dtype)
+
+    llama.LlamaRMSNorm.forward, llama.LlamaRotaryEmbedding.forward = norm, angles
+
+
+def harness(folder, data, tasks, options, dtype=torch.float32):
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -118,13 +142,14 @@ def harness(folder, data, tasks, options):
         wanted[(config["dataset_path"], config.get("dataset_name"))] = TASKS[task]
     datasets.load_dataset = local
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").to(dtype)
     if options.model:
         reading = dict(tokenizer=AutoTokenizer.from_pretrained(folder))
     else:
         reading = dict(tokenizer=plain_tokenizer(folder / "tokenizer.model"), add_bos_token=options.bos,
                        prefix_token_id=1 if options.bos else 2)
-    lm = HFLM(pretrained=model, batch_size=options.batch, device="cpu", max_length=options.seq or None, **reading)
+    lm = HFLM(pretrained=model, batch_size=options.batch, device="cpu", max_length=options.seq or None,
+              softmax_dtype=options.softmax if dtype == torch.float32 else "float64", **reading)
     spent = [0.0, 0.0]
 
     def timed(method):
@@ -164,16 +189,25 @@ def likelihoods(sample):
     return [response[0] if isinstance(response, (list, tuple)) else response for response in sample["filtered_resps"]]
 
 
-def compare(theirs, results, samples, tasks):
+def distance(samples, others):
+    """The largest difference of a log-likelihood in a task."""
+    other = {sample["doc_id"]: sample for sample in others}
+    return max(abs(a - b) for sample in samples
+               for a, b in zip(likelihoods(sample), likelihoods(other[sample["doc_id"]]), strict=True))
+
+
+def compare(theirs, results, samples, tasks, exact=None):
     rows, worst = [], 0.0
     for task in tasks:
         peer = {sample["doc_id"]: sample for sample in theirs["samples"][task]}
-        difference, per_token, prompts = 0.0, 0.0, True
+        from_exact = [f"{distance(side[task], exact['samples'][task]):.1e}"
+                      for side in (theirs["samples"], samples)] if exact else []
+        difference, relative, prompts = 0.0, 0.0, True
         for sample in samples[task]:
             other = peer[sample["doc_id"]]
             for a, b in zip(likelihoods(sample), likelihoods(other), strict=True):
                 difference = max(difference, abs(a - b))
-                per_token = max(per_token, abs(a - b) / abs(b))
+                relative = max(relative, abs(a - b) / abs(b))
             for name, argument in sample["arguments"].items():
                 index = int(name.rsplit("_", 1)[1])
                 prompts &= tuple(argument.values()) == tuple(other["arguments"][index]
@@ -189,9 +223,10 @@ def compare(theirs, results, samples, tasks):
             shown = [reference[key], value, reference[error], results["results"][task][error]]
             shown = [f"{number:.6g}" if isinstance(number, float) else str(number) for number in shown]
             rows.append([task, str(len(samples[task])), "same" if prompts else "DIFFER", f"{difference:.1e}",
-                         f"{per_token:.0e}", metric, *shown])
-    head = ["task", "items", "prompts", "largest difference of a log-likelihood", "relative", "metric", "lm-eval",
-            "nibble", "stderr lm-eval", "stderr nibble"]
+                         f"{relative:.0e}", *from_exact, metric, *shown])
+    head = ["task", "items", "prompts", "largest difference of a log-likelihood", "relative",
+            *(["lm-eval from float64", "nibble from float64"] if exact else []), "metric", "lm-eval", "nibble",
+            "stderr lm-eval", "stderr nibble"]
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines), worst
 
@@ -209,6 +244,9 @@ def main():
     parser.add_argument("--batch", type=int, default=16, help="of the harness, sequences")
     parser.add_argument("--bos", action="store_true",
                         help="begin every text for the random model with <s>, and take it as the prefix")
+    parser.add_argument("--softmax", choices=("float32", "float64"), default="float32",
+                        help="what the harness takes log-softmaxes in; its own default is float32")
+    parser.add_argument("--exact", action="store_true", help="also score in float64, of Llamas")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -220,7 +258,11 @@ def main():
         make_model(folder, MODELS[options.shape])
     results, samples, spent = ours(folder, options.data, tasks, options)
     theirs, peer_spent = harness(folder, options.data, tasks, options)
-    table, worst = compare(theirs, results, samples, tasks)
+    exact = None
+    if options.exact:
+        widen_llama()
+        exact, _ = harness(folder, options.data, tasks, options, torch.float64)
+    table, worst = compare(theirs, results, samples, tasks, exact)
     items = sum(len(samples[task]) for task in tasks)
     print(table)
     print(f"\nLargest difference {worst:.2e} over {items} items, {options.threads} threads. Wall clock and CPU time:")
