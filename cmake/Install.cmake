@@ -85,4 +85,5 @@ set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)  # ldconfig runs after installation and removal
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "libfmt-dev")  # which the headers include
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "openmpi-bin")  # and the library that joins several ranks, which is opened when it is needed
 include(CPack)
