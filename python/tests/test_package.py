@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import sysconfig
 
 import nibble
 import pytest
@@ -71,8 +72,11 @@ WRONG = {
 def test_types_are_strict_and_tell_right_from_wrong(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "typed.py").write_text(TYPED + "\n".join(WRONG) + "\n")
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "typed.py", str(PACKAGE / "__init__.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(PACKAGE.parent)})
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "-m", "typed", "-p", "nibble"]
+    # mypy finds an installed package itself, and refuses to be sent where it is installed.
+    installed = PACKAGE.parent == pathlib.Path(sysconfig.get_path("platlib"))
+    env = {} if installed else {"MYPYPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     found = re.findall(r"^(\S+?):(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
     first = TYPED.count("\n") + 1
     wanted = [("typed.py", str(line), kind) for line, kind in enumerate(WRONG.values(), start=first)]
