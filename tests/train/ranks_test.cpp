@@ -266,6 +266,27 @@ TEST(Ranks, FoldersThatTheyDoNotShareAreRefused) {
                     "it must be one folder that all of them share");
 }
 
+TEST(Ranks, LogTheSpreadOfTheirOwnTimes) {
+  const TemporaryDirectory folder;
+  const TrainConfig config = config_of_ranks(write_small_data(folder.path()), 2);
+  for (const int size : {1, 3}) {
+    const fs::path run = folder.path() / std::to_string(size);
+    ASSERT_TRUE(train_on(size, config, recipe_for_test("bf16"), run));
+    std::istringstream lines(read_file(run / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const nlohmann::json json = nlohmann::json::parse(line);
+      ASSERT_EQ(json.contains("rank_seconds"), size > 1) << line;
+      if (size == 1) continue;
+      const nlohmann::json& seconds = json["rank_seconds"];
+      EXPECT_GT(seconds["min"], 0);
+      EXPECT_LE(seconds["min"], seconds["median"]);
+      EXPECT_LE(seconds["median"], seconds["max"]);
+      EXPECT_GE(seconds["slowest"], 0);
+      EXPECT_LT(seconds["slowest"], size);
+    }
+  }
+}
+
 TEST(Ranks, AnAlarmThatStopsTheRunStopsAllOfThem) {
   const TemporaryDirectory folder;
   TrainConfig config = config_of_ranks(write_small_data(folder.path()));

@@ -101,13 +101,14 @@ inline bool train_until(std::int64_t step, const TrainConfig& config, const Reci
   return train(config, recipe, run, Resume::IfPresent, stop, callbacks);
 }
 
-/// metrics.jsonl without the one figure that depends on the clock.
+/// metrics.jsonl without the figures that depend on the clock.
 inline std::string metrics_without_rates(const std::filesystem::path& run) {
   std::istringstream in(read_file(run / "metrics.jsonl"));
   std::string text;
   for (std::string line; std::getline(in, line);) {
     nlohmann::json json = nlohmann::json::parse(line);
     json.erase("tokens_per_second");
+    json.erase("rank_seconds");
     text += json.dump() + "\n";
   }
   return text;

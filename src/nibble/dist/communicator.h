@@ -98,6 +98,9 @@ class Communicator {
   const Ranks& ranks() const { return ranks_; }
   Device device() const { return device_; }
   virtual std::string name() const = 0;  ///< "one process", "MPI", "NCCL"
+  /// Seconds so far in which this rank, or on a GPU its device, had nothing to do but to wait for an operation; on a
+  /// GPU without waits that are not over. 0 where it is not known. On the thread that starts operations.
+  virtual double waited() { return 0; }
 
   [[nodiscard]] Pending start_all_reduce(const Tensor& x, Reduce reduce);
   /// `to` may be this rank's piece of `from`. The rest of `from` is left as it is.

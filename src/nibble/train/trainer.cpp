@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "nibble/data/loader.h"
+#include "nibble/dist/hosts.h"
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
@@ -22,6 +23,7 @@
 #include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
 #include "nibble/train/step_verdict.h"
+#include "nibble/train/stragglers.h"
 #include "nibble/train/telemetry.h"
 
 namespace nibble {
@@ -85,6 +87,11 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
   for (const char* key : {"loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "stage", "weights_reset",
                           "oscillation", "gradient_to_noise"}) {
     add(key, line, key);
+  }
+  if (line.contains("rank_seconds")) {
+    for (const char* key : {"min", "median", "max"}) {
+      add(fmt::format("rank_seconds/{}", key), line["rank_seconds"], key);
+    }
   }
   for (const auto& [group, keys] :
        {std::pair<const char*, std::vector<const char*>>{"quality", {"snr_db", "underflow", "clipped", "bias"}},
@@ -181,6 +188,7 @@ class Trainer {
     StepVerdict verdict;
     verdict.stop = stop;
     verdict = agree(ranks_, verdict);
+    Stragglers stragglers(hosts_of(ranks_), passes_of_ranks());
     while (state_.step < config_.steps && !verdict.stop) {
       const std::int64_t step = state_.step + 1;
       if (clock_.begin_step(step)) {
@@ -189,10 +197,16 @@ class Trainer {
       }
       nlohmann::ordered_json line = train_step(step);
       const std::string stopping = writes() ? raise_alarms(line) : "";
-      verdict = agree(ranks_, {stop, !stopping.empty(), gradient_to_noise_, checkpoints_.part_written()});
+      verdict = agree(ranks_, {stop, !stopping.empty(), gradient_to_noise_, checkpoints_.part_written(), own_seconds_});
       if (verdict.written) checkpoints_.complete();
       if (verdict.gradient_to_noise) clock_.measured(*verdict.gradient_to_noise);
       if (writes()) {
+        if (ranks_.size() > 1) {
+          const RankSeconds spread = spread_of(verdict.rank_seconds);
+          line["rank_seconds"] = {
+              {"min", spread.min}, {"median", spread.median}, {"max", spread.max}, {"slowest", spread.slowest}};
+          for (const std::string& sentence : stragglers.after_step(verdict.rank_seconds)) message(sentence);
+        }
         metrics->append(line);
         write_scalars(*board, step, line);
         if (step == 1) write_run_info(run_, config_, model_, *optimizer_, plan_, ranks_.size());
@@ -233,6 +247,15 @@ class Trainer {
     MemoryPlan plan = plan_memory(memory_question(config_, recipe, ranks_.size()));
     tell_memory(fmt::format("memory of {}, {}\n{}", memory.name, memory_text(memory.bytes), memory_table(plan, "  ")));
     return plan;
+  }
+
+  /// Micro-batches of a step that each rank computes.
+  std::vector<std::int64_t> passes_of_ranks() const {
+    std::vector<std::int64_t> passes(static_cast<std::size_t>(ranks_.size()));
+    for (int r = 0; r < ranks_.size(); ++r) {
+      passes[static_cast<std::size_t>(r)] = positions_of(r, ranks_.size(), config_.batch / config_.micro_batch).size();
+    }
+    return passes;
   }
 
   /// Whether this rank writes the run's files.
@@ -325,6 +348,7 @@ class Trainer {
   /// One optimizer step; returns its line of metrics.jsonl.
   nlohmann::ordered_json train_step(std::int64_t step) {
     const auto start = Clock::now();
+    const double waited_before = ranks_.waited();
     const bool measure = config_.quality_every > 0 && (step == 1 || step % config_.quality_every == 0);
     const auto step32 = static_cast<std::uint32_t>(step);
     for (Linear& linear : model_.linears()) linear.reset_quality();
@@ -352,6 +376,7 @@ class Trainer {
     if (resets > 0) optimizer_->parameters_changed();
     if (measure && writes()) telemetry_ = gather_telemetry(model_.linears());
     const double seconds = seconds_since(start);
+    own_seconds_ = std::max(0.0, seconds - (ranks_.waited() - waited_before));
 
     state_.step = step;
     state_.tokens += tokens;
@@ -488,6 +513,7 @@ class Trainer {
   Alarms alarms_;
   std::optional<Telemetry> telemetry_;       // of this step, if it was measured, on rank 0
   std::optional<double> gradient_to_noise_;  // of this step, likewise
+  double own_seconds_ = 0;                   // of this step, without waiting for other ranks
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;
   CheckpointWriter checkpoints_;

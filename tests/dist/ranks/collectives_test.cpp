@@ -1,7 +1,9 @@
 // Every operation against its definition, on the ranks that the program was started with.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "nibble/tensor/device.h"
 #include "tests/dist/ranks/ranks.h"
@@ -224,6 +226,20 @@ TEST(Collectives, BarrierAndPlacesOnTheHost) {
   ranks().barrier();
   EXPECT_LT(ranks().local_rank(), ranks().local_size());
   EXPECT_LE(ranks().local_size(), ranks().size());
+}
+
+TEST(Collectives, WaitingIsCounted) {
+  ranks().barrier();
+  const double before = ranks().waited();
+  if (ranks().rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const OwnedTensor x(DType::F32, {1000}, ranks().device());
+  ranks().all_reduce(x, Reduce::Sum);
+  ranks().barrier();  // on a GPU waits that are not over do not count
+  if (ranks().size() > 1) {
+    EXPECT_GT(ranks().waited(), before);
+  } else {
+    EXPECT_EQ(ranks().waited(), before);
+  }
 }
 
 }  // namespace

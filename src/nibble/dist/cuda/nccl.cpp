@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "nibble/dist/backends.h"
+#include "nibble/dist/cuda/stalls.h"
 #include "nibble/dist/cuda/watch.h"
 #include "nibble/tensor/cuda/graph.h"
 #include "nibble/tensor/cuda/runtime.h"
@@ -45,6 +46,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   std::string name() const override { return "NCCL"; }
+  double waited() override { return stalls_->seconds(); }
 
   void barrier() override {
     launch(Operation::Barrier, 0, [&] {
@@ -110,14 +112,16 @@ class NcclCommunicator final : public Communicator {
 
   class Done final : public Pending::Work {
    public:
-    explicit Done(std::shared_ptr<Event> done) : done_(std::move(done)) {}
+    Done(std::shared_ptr<Event> done, std::shared_ptr<Stalls> stalls)
+        : done_(std::move(done)), stalls_(std::move(stalls)) {}
     void wait() override {
       const cuda::Uncaptured at_once;
-      check(cudaStreamWaitEvent(cuda::stream(), done_->get(), 0), "waiting for an operation of all ranks");
+      stalls_->wait_for(done_->get());
     }
 
    private:
     std::shared_ptr<Event> done_;
+    std::shared_ptr<Stalls> stalls_;
   };
 
   static std::size_t count(const Tensor& x) { return static_cast<std::size_t>(x.numel()); }
@@ -157,13 +161,14 @@ class NcclCommunicator final : public Communicator {
     must(call(), operation_name(operation));
     check(cudaEventRecord(done->get(), stream_), "recording an event");
     watch_.given(ready, done);
-    return Pending(std::make_unique<Done>(done));
+    return Pending(std::make_unique<Done>(done, stalls_));
   }
 
   std::unique_ptr<Communicator> start_up_;  // ends after all else
   std::unique_ptr<Functions> opened_;
   const Functions& nccl_;
   Watch watch_;
+  std::shared_ptr<Stalls> stalls_ = std::make_shared<Stalls>();
   Comm comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   void* token_ = nullptr;  // what a barrier adds up

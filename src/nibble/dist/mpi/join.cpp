@@ -52,6 +52,7 @@ class MpiCommunicator final : public Communicator, public RollCall {
       : Communicator(worker->ranks(), Device::Cpu), worker_(std::move(worker)), mpi_(worker_->mpi()) {}
 
   std::string name() const override { return "MPI"; }
+  double waited() override { return worker_->waited(); }
   void barrier() override {
     worker_->start(Operation::Barrier, 0, [this] { barrier_now(); }).wait();
   }

@@ -32,11 +32,16 @@ constexpr auto kAbortWithin = std::chrono::seconds(10);
 
 class Worker::Done final : public Pending::Work {
  public:
-  explicit Done(std::future<void> done) : done_(std::move(done)) {}
-  void wait() override { done_.wait(); }
+  Done(std::future<void> done, std::shared_ptr<double> waited) : done_(std::move(done)), waited_(std::move(waited)) {}
+  void wait() override {
+    const Clock::time_point start = Clock::now();
+    done_.wait();
+    *waited_ += seconds_since(start);
+  }
 
  private:
   std::future<void> done_;
+  std::shared_ptr<double> waited_;
 };
 
 Worker::Worker(double timeout) : timeout_(timeout) {
@@ -76,7 +81,7 @@ Pending Worker::start(Operation operation, std::int64_t bytes, std::function<voi
     jobs_.push_back(std::move(job));
   }
   wake_.notify_one();
-  return Pending(std::make_unique<Done>(std::move(done)));
+  return Pending(std::make_unique<Done>(std::move(done), waited_));
 }
 
 void Worker::start_mpi() {

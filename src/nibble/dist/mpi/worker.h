@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -31,6 +32,8 @@ class Worker {
   const Ranks& ranks() const { return ranks_; }
   const Functions& mpi() const { return *mpi_; }
   Roll& roll() { return *roll_; }
+  /// Seconds in which `wait` was called of what `start` gave.
+  double waited() const { return *waited_; }
 
   /// Does `work` on the thread in its turn; `bytes` are those that all ranks agree on.
   Pending start(Operation operation, std::int64_t bytes, std::function<void()> work);
@@ -59,6 +62,7 @@ class Worker {
   [[noreturn]] void end_job(std::string_view sentence, int code);
 
   double timeout_;
+  std::shared_ptr<double> waited_ = std::make_shared<double>(0);  // of the thread that waits
   std::optional<Functions> mpi_;
   std::optional<Roll> roll_;
   Ranks ranks_;
