@@ -15,9 +15,9 @@ struct Output {
   std::string text;  ///< both streams
 };
 
-inline Output run(const std::string& arguments, const std::string& environment = "") {
-  const std::string command =
-      "cd " NIBBLE_SOURCE_DIR " && " + environment + " " NIBBLE_BINARY_DIR "/nibble " + arguments + " 2>&1";
+/// A line of the shell.
+inline Output run_line(const std::string& line) {
+  const std::string command = "cd " NIBBLE_SOURCE_DIR " && " + line + " 2>&1";
   std::FILE* pipe = popen(command.c_str(), "r");
   Output out;
   char buffer[4096];
@@ -25,6 +25,10 @@ inline Output run(const std::string& arguments, const std::string& environment =
   const int status = pclose(pipe);
   out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return out;
+}
+
+inline Output run(const std::string& arguments, const std::string& environment = "") {
+  return run_line(environment + " " NIBBLE_BINARY_DIR "/nibble " + arguments);
 }
 
 /// A user's mistake gets exit code 2 and one sentence, with `expected` in it.

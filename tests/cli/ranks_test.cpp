@@ -126,6 +126,79 @@ TEST_F(RanksOfTheProgram, OnTwoHostsGiveTheBitsOfOneProcess) {
 }
 #endif
 
+int times(const Output& out, const std::string& sentence) {
+  int count = 0;
+  for (auto at = out.text.find(sentence); at != std::string::npos; at = out.text.find(sentence, at + 1)) ++count;
+  return count;
+}
+
+/// A command line of the program, as often as it is to be a rank.
+struct Part {
+  int ranks;
+  std::string arguments;
+};
+
+/// One job of all parts by mpirun, which this process cannot ask for a job of different ranks.
+Output run_parts(const std::vector<Part>& parts) {
+  std::string line = "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 " + kQuiet +
+                     " timeout -k 5 60 mpirun --oversubscribe --bind-to none";
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    line +=
+        fmt::format("{} -n {} {}/nibble {}", i == 0 ? "" : " :", parts[i].ranks, NIBBLE_BINARY_DIR, parts[i].arguments);
+  }
+  return run_line(line);
+}
+
+TEST_F(RanksOfTheProgram, AMistakeThatAllMeetBeforeTheyJoinIsSaidOnce) {
+  const Output bad = run_parts({{3, "train --config /nowhere.toml --out " + out("x")}});
+  EXPECT_EQ(bad.code, 2) << bad.text;
+  EXPECT_EQ(times(bad, "/nowhere.toml"), 1) << bad.text;
+  EXPECT_EQ(times(bad, "nibble: rank"), 0) << bad.text;
+  const Output option = run_parts({{2, "train --cofnig x"}});
+  EXPECT_EQ(option.code, 2) << option.text;
+  EXPECT_EQ(times(option, "see 'nibble train --help'"), 1) << option.text;
+}
+
+TEST_F(RanksOfTheProgram, AMistakeThatAllMeetAfterTheyHaveJoinedIsSaidOnce) {
+  const Output many = run(command("many", 2, "--ranks 5"), kQuiet);  // of four micro-batches
+  EXPECT_EQ(many.code, 2);
+  EXPECT_EQ(times(many, "nibble: a step of 4 micro-batches cannot be shared by 5 ranks"), 1) << many.text;
+  EXPECT_EQ(times(many, "a step of 4 micro-batches"), 1) << many.text;
+}
+
+TEST_F(RanksOfTheProgram, AMistakeOfOneRankIsSaidByItWithItsNumber) {
+  const std::string sound = command("x", 2);
+  const Output one = run_parts({{1, sound}, {1, "train --config /nowhere.toml --out " + out("x")}, {1, sound}});
+  EXPECT_EQ(one.code, 2) << one.text;
+  EXPECT_EQ(times(one, "nibble: rank 1: "), 1) << one.text;
+  EXPECT_EQ(times(one, "/nowhere.toml"), 1) << one.text;
+}
+
+TEST_F(RanksOfTheProgram, AMistakeOfSomeRanksIsSaidByTheLowestForThem) {
+  const Output two = run_parts({{1, command("x", 2)}, {2, "train --config /nowhere.toml --out " + out("x")}});
+  EXPECT_EQ(two.code, 2) << two.text;
+  EXPECT_EQ(times(two, "nibble: ranks 1 and 2: "), 1) << two.text;
+  EXPECT_EQ(times(two, "/nowhere.toml"), 1) << two.text;
+}
+
+TEST_F(RanksOfTheProgram, AnAlarmStopsAllOfThemWithItsExitCode) {
+  const Output out = run(
+      command("alarm", 50, "--ranks 2 --recipe fp4-direct --set alarms.underflow=1e-6 --set alarms.stop=true"), kQuiet);
+  EXPECT_EQ(out.code, 3) << out.text;
+  EXPECT_EQ(times(out, "nibble: alarm at step"), 1) << out.text;
+}
+
+TEST(RanksOfAnotherStarter, AMistakeIsSaidOnceInTheOrderOfRanks) {
+  // As torchrun does, the script ends the other ranks when rank 0 is gone.
+  const Output bad = run_line("tests/dist/gpus.sh 3 " NIBBLE_BINARY_DIR "/nibble train --config /nowhere.toml --out x");
+  EXPECT_EQ(bad.code, 2) << bad.text;
+  EXPECT_EQ(times(bad, "/nowhere.toml"), 1) << bad.text;
+  EXPECT_EQ(times(bad, "nibble: rank 0: "), 1) << bad.text;
+  const Output last = run("train --config /nowhere.toml --out x", "RANK=1 WORLD_SIZE=2");  // nobody else meets it
+  EXPECT_EQ(last.code, 2) << last.text;
+  EXPECT_EQ(times(last, "nibble: rank 1: "), 1) << last.text;
+}
+
 TEST_F(RanksOfTheProgram, MistakesAreRefused) {
   expect_mistake(command("x", 2, "--ranks 0"), "at least one rank");
   const std::string as_rank = "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2";
@@ -135,9 +208,6 @@ TEST_F(RanksOfTheProgram, MistakesAreRefused) {
   const Output compare = run("compare --config configs/demo.toml --recipes bf16 --out " + out("x"), as_rank);
   EXPECT_EQ(compare.code, 2);
   EXPECT_NE(compare.text.find("'nibble compare' is one process"), std::string::npos) << compare.text;
-  const Output many = run(command("many", 2, "--ranks 5"), kQuiet);  // of four micro-batches
-  EXPECT_EQ(many.code, 2);
-  EXPECT_NE(many.text.find("a step of 4 micro-batches cannot be shared by 5 ranks"), std::string::npos) << many.text;
 }
 
 }  // namespace

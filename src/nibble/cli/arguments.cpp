@@ -5,6 +5,7 @@
 #include <map>
 
 #include "nibble/cli/launcher.h"
+#include "nibble/dist/launch.h"
 #include "nibble/io/suggest.h"
 #include "nibble/tensor/error.h"
 #include "nibble/train/trainer.h"
@@ -166,20 +167,22 @@ int parse_and_run(int argc, char** argv) {
   return 1;
 }
 
+int end_with(const std::string& sentence, int code) {
+  say_error(sentence, code);
+  return code;
+}
+
 }  // namespace
 
 int run_cli(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);
   } catch (const UserError& e) {
-    std::fprintf(stderr, "nibble: %s\n", e.what());
-    return 2;
+    return end_with(e.what(), 2);
   } catch (const AlarmStop& e) {
-    std::fprintf(stderr, "nibble: %s\n", e.what());
-    return kStoppedByAlarm;
+    return end_with(e.what(), kStoppedByAlarm);
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "nibble: internal error: %s\n", e.what());
-    return 1;
+    return end_with(fmt::format("internal error: {}", e.what()), 1);
   }
 }
 

@@ -63,7 +63,7 @@ class TrainCommand final : public Command {
                     arguments("--resume-or-begin"));
     }
     const Resume resume = resume_ ? Resume::Required : resume_or_begin_ ? Resume::IfPresent : Resume::No;
-    const std::unique_ptr<Communicator> ranks = world(config.device);
+    std::unique_ptr<Communicator> ranks = world(config.device);
     const bool speaks = ranks->rank() == 0;
     TrainDisplay display(out_.filename().string(), config);
     std::optional<AlarmStop> alarm;
@@ -75,6 +75,7 @@ class TrainCommand final : public Command {
         return false;
       }
     });
+    ranks.reset();  // all have come to their end: what follows is rank 0's own
     if (alarm) throw AlarmStop(*alarm);
     if (!speaks) return 0;  // rank 0 has the job's exit code
     if (!complete) {

@@ -1,9 +1,17 @@
 #include "nibble/dist/launch.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <future>
+#include <thread>
 
 #include "nibble/dist/backends.h"
 
@@ -79,6 +87,29 @@ const char* starter(Launch::By by) {
   return "nothing";
 }
 
+/// A process joins others once: MPI cannot be started again.
+enum class Joining : std::uint8_t { NotTried, Tried, Done };
+std::atomic<Joining> g_joining{Joining::NotTried};
+
+/// How long the other ranks are waited for by one that fails before it has joined.
+constexpr auto kJoinToFail = std::chrono::seconds(20);
+
+/// Ends the job by way of MPI; returns where that is not possible.
+void abort_by_mpi(const Launch& launch, const std::string& sentence, int code) {
+  std::promise<void> tried;
+  std::future<void> done = tried.get_future();
+  // Its start may wait for ever, for a rank that never comes.
+  std::thread([&launch, &sentence, code, tried = std::move(tried)]() mutable {
+    try {
+      const auto joined = mpi::join(dist_timeout(of_process));
+      if (joined->size() == launch.ranks.size) joined->abort(sentence, code);
+    } catch (const std::exception&) {  // its sentence is not what ends the job
+    }
+    tried.set_value();
+  }).detach();
+  done.wait_for(kJoinToFail);
+}
+
 std::unique_ptr<Communicator> join_mpi(const Launch& launch, double timeout) {
   std::unique_ptr<Communicator> joined = mpi::join(timeout);
   on_every_rank(*joined, [&](const Communicator& ranks) {
@@ -89,6 +120,27 @@ std::unique_ptr<Communicator> join_mpi(const Launch& launch, double timeout) {
                                              : "start them with the mpirun of the Open MPI that is installed here");
   });
   return joined;
+}
+
+std::unique_ptr<Communicator> join(const Launch& launch, Device device, double timeout) {
+  const bool rendezvous = launch.by == Launch::By::Rendezvous;
+  if (device == Device::Cpu) {
+    if (rendezvous) {
+      user_error(
+          "RANK and WORLD_SIZE describe {} ranks, which can be joined on GPUs alone: start ranks on CPUs with mpirun",
+          launch.ranks.size);
+    }
+    return join_mpi(launch, timeout);
+  }
+  if (rendezvous) {
+    if (launch.address.empty()) {
+      user_error("RANK and WORLD_SIZE describe {} ranks, but not where they meet: set MASTER_ADDR and MASTER_PORT",
+                 launch.ranks.size);
+    }
+    return nccl::join(launch, nullptr, timeout);
+  }
+  nccl::check_built();
+  return nccl::join(launch, join_mpi(launch, timeout), timeout);
 }
 
 }  // namespace
@@ -125,24 +177,51 @@ std::unique_ptr<Communicator> world(Device device) {
   const double timeout = dist_timeout(of_process);
   const Launch launch = read_launch(device);
   if (launch.ranks.size == 1) return make_single_process(device);
-  const bool rendezvous = launch.by == Launch::By::Rendezvous;
-  if (device == Device::Cpu) {
-    if (rendezvous) {
-      user_error(
-          "RANK and WORLD_SIZE describe {} ranks, which can be joined on GPUs alone: start ranks on CPUs with mpirun",
-          launch.ranks.size);
-    }
-    return join_mpi(launch, timeout);
+  g_joining = Joining::Tried;
+  std::unique_ptr<Communicator> joined = join(launch, device, timeout);
+  g_joining = Joining::Done;
+  return joined;
+}
+
+void wait_for_turn(int rank) {
+  if (rank == 0) return;
+  std::signal(SIGTERM, SIG_DFL);  // a run saves itself on it, but this process has only one sentence left to say
+  const double seconds = std::min(1 + 0.25 * rank, 10.0);
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+void say_error(std::string_view sentence, int code) {
+  Launch launch;
+  try {
+    launch = read_launch(Device::Cpu);
+  } catch (const UserError&) {  // variables that contradict each other make no job
   }
-  if (rendezvous) {
-    if (launch.address.empty()) {
-      user_error("RANK and WORLD_SIZE describe {} ranks, but not where they meet: set MASTER_ADDR and MASTER_PORT",
-                 launch.ranks.size);
-    }
-    return nccl::join(launch, nullptr, timeout);
+  const Joining joining = g_joining;
+  if (launch.ranks.size == 1 || joining == Joining::Done) {
+    std::fprintf(stderr, "nibble: %.*s\n", static_cast<int>(sentence.size()), sentence.data());
+    return;
   }
-  nccl::check_built();
-  return nccl::join(launch, join_mpi(launch, timeout), timeout);
+  // Without PMIx MPI's start knows no other ranks, and ends the process with words of its own under some starters.
+  const bool by_mpi =
+      launch.by != Launch::By::Rendezvous && joining == Joining::NotTried && std::getenv("PMIX_RANK") != nullptr;
+  const std::string copy(sentence);
+  if (by_mpi) abort_by_mpi(launch, copy, code);
+  wait_for_turn(launch.ranks.rank);
+  std::fprintf(stderr, "nibble: rank %d: %s\n", launch.ranks.rank, copy.c_str());
+  std::fflush(nullptr);
+  if (by_mpi) _exit(code);  // MPI may be starting on a thread
+}
+
+std::string describe(const Launch& launch) {
+  const Ranks& r = launch.ranks;
+  if (r.size == 1) return launch.by == Launch::By::Alone ? "alone" : fmt::format("alone, by {}", starter(launch.by));
+  const std::string here = r.local_size > 1 ? fmt::format(" ({} of {} on this host)", r.local_rank, r.local_size) : "";
+  return fmt::format("rank {} of {}{}, by {}{}", r.rank, r.size, here, starter(launch.by),
+                     launch.address.empty() ? "" : fmt::format(", which meet at {}", launch.address));
+}
+
+std::string joining_library(Device device) {
+  return device == Device::Cpu ? mpi::library_version() : nccl::library_version();
 }
 
 }  // namespace nibble

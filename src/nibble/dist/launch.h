@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "nibble/dist/communicator.h"
 
@@ -41,5 +42,24 @@ double dist_timeout(const Environment& environment);
 /// environment describes several ranks and this build, this machine's libraries or the way of starting cannot join
 /// them: a job never falls apart into jobs of one.
 std::unique_ptr<Communicator> world(Device device);
+
+/// Says why this process ends, on standard error: "nibble: <sentence>", or "nibble: rank 3: <sentence>" where it is one
+/// rank of several. A mistake that all ranks meet before they have joined (bad arguments, a missing file) is said once,
+/// by the lowest of them:
+///
+///   where MPI can join them (PMIX_RANK is set)     they join, ask each other (Communicator::abort), and the job ends
+///                                                  on all of them: this does not return
+///   otherwise                                      rank 0 speaks at once, the others after their turn's delay, 10 s at
+///                                                  most: whoever started them ends the rest meanwhile
+///
+/// A process that is alone, and one whose `world` has joined the others and is done, just speaks; so it always does
+/// when it returns, for the process to exit with `code`.
+void say_error(std::string_view sentence, int code);
+
+/// What is known of how this process was started: "alone", "rank 1 of 4 (1 of 2 on this host), by mpirun".
+std::string describe(const Launch& launch);
+/// The library that joins ranks with tensors on `device`: "Open MPI v4.1.4", "NCCL 2.18.3". UserError says why there is
+/// none: this build has no part for it, or this machine no library.
+std::string joining_library(Device device);
 
 }  // namespace nibble

@@ -57,6 +57,7 @@ class NcclCommunicator final : public Communicator {
 
   [[noreturn]] void abort(std::string_view sentence, int code) override {
     if (start_up_ != nullptr) start_up_->abort(sentence, code);
+    wait_for_turn(rank());
     watch_.end_job(sentence, code);
   }
 
@@ -178,11 +179,11 @@ class NcclCommunicator final : public Communicator {
 int choose_device(const Ranks& ranks) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-    user_error("rank {} finds no GPU on its host", ranks.rank);
+    user_error("there is no GPU on this host that a rank could use");
   }
   if (count > 1 && ranks.local_rank >= count) {
-    user_error("rank {} is number {} on its host, which has {} GPUs: start as many ranks on a host as it has GPUs",
-               ranks.rank, ranks.local_rank + 1, count);
+    user_error("there are more ranks on this host than its {} GPUs: start as many ranks on a host as it has GPUs",
+               count);
   }
   const int device = count == 1 ? 0 : ranks.local_rank;
   check(cudaSetDevice(device), "choosing the GPU");
@@ -192,6 +193,13 @@ int choose_device(const Ranks& ranks) {
 }  // namespace
 
 void check_built() {}
+
+std::string library_version() {
+  const Functions nccl;
+  int code = 0;  // 10000 major + 100 minor + patch, since 2.9
+  if (nccl.version(&code) != Result::Success) throw InternalError("NCCL does not say its version");
+  return fmt::format("NCCL {}.{}.{}", code / 10000, code / 100 % 100, code % 100);
+}
 
 std::unique_ptr<Communicator> join(const Launch& launch, std::unique_ptr<Communicator> start_up, double timeout) {
   const Ranks ranks = start_up ? start_up->ranks() : launch.ranks;

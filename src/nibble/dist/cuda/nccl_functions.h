@@ -27,6 +27,7 @@ struct Functions {
   F* find(const char* name) const {
     return library.function<F*>(name);
   }
+  Result (*version)(int*) = find<Result(int*)>("ncclGetVersion");
   Result (*get_unique_id)(UniqueId*) = find<Result(UniqueId*)>("ncclGetUniqueId");
   Result (*init_rank)(Comm*, int, UniqueId, int) = find<Result(Comm*, int, UniqueId, int)>("ncclCommInitRank");
   Result (*destroy)(Comm) = find<Result(Comm)>("ncclCommDestroy");

@@ -17,6 +17,8 @@ struct Functions {
   decltype(&MPI_Finalize) finalize = library.function<decltype(&MPI_Finalize)>("MPI_Finalize");
   decltype(&MPI_Abort) abort = library.function<decltype(&MPI_Abort)>("MPI_Abort");
   decltype(&MPI_Error_string) error_string = library.function<decltype(&MPI_Error_string)>("MPI_Error_string");
+  decltype(&MPI_Get_library_version) library_version =
+      library.function<decltype(&MPI_Get_library_version)>("MPI_Get_library_version");
   decltype(&MPI_Comm_set_errhandler) set_errhandler =
       library.function<decltype(&MPI_Comm_set_errhandler)>("MPI_Comm_set_errhandler");
   decltype(&MPI_Comm_rank) rank = library.function<decltype(&MPI_Comm_rank)>("MPI_Comm_rank");

@@ -200,6 +200,15 @@ std::unique_ptr<Communicator> join(double timeout) {
   return std::make_unique<MpiCommunicator>(std::make_unique<Worker>(timeout));
 }
 
+std::string library_version() {
+  const Functions mpi;
+  std::string text(MPI_MAX_LIBRARY_VERSION_STRING, '\0');
+  int length = 0;
+  check(mpi, mpi.library_version(text.data(), &length), "asking for MPI's version");
+  text.resize(static_cast<std::size_t>(length));
+  return text.substr(0, text.find(','));  // what follows is about how it was built
+}
+
 RollCall& roll_call(Communicator& joined) { return dynamic_cast<RollCall&>(joined); }
 
 }  // namespace nibble::mpi

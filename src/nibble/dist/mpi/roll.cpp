@@ -16,7 +16,9 @@ std::string words(const Progress& p) {
   return p.bytes > 0 ? fmt::format("{} of {} bytes", name, p.bytes) : name;
 }
 
-std::string list(const std::vector<int>& ranks) {
+}  // namespace
+
+std::string list_of_ranks(const std::vector<int>& ranks) {
   std::string text = ranks.size() == 1 ? "rank" : "ranks";
   for (std::size_t i = 0; i < ranks.size(); ++i) {
     const char* before = i == 0 ? " " : i + 1 < ranks.size() ? ", " : " and ";
@@ -24,8 +26,6 @@ std::string list(const std::vector<int>& ranks) {
   }
   return text;
 }
-
-}  // namespace
 
 Roll::Roll(const Functions& mpi) : mpi_(mpi) {
   check(mpi_, mpi_.dup(mpi_.world, &comm_), "duplicating MPI's communicator");
@@ -36,6 +36,7 @@ Roll::Roll(const Functions& mpi) : mpi_(mpi) {
     told_[c].resize(static_cast<std::size_t>(size_));
     wanted_[c].resize(static_cast<std::size_t>(size_));
   }
+  failed_.resize(static_cast<std::size_t>(size_));
   receive();
 }
 
@@ -67,6 +68,10 @@ void Roll::poll() {
     const Message message = incoming_;
     const auto from = static_cast<std::size_t>(status.MPI_SOURCE);
     receive();
+    if (message.failed != 0) {
+      failed_[from] = message.failed;
+      continue;
+    }
     const std::lock_guard lock(mutex_);
     const auto c = static_cast<std::size_t>(message.progress.channel);
     heard_[c][from] = message.progress;
@@ -151,7 +156,7 @@ std::string Roll::verdict(std::int64_t channel, std::int64_t number) {
     return fmt::format("all ranks have joined {} (operation {}), but it does not finish: see the network between hosts",
                        words(mine), number);
   }
-  return fmt::format("{} {} not joined {} (operation {}): hung, stopped or gone", list(missing),
+  return fmt::format("{} {} not joined {} (operation {}): hung, stopped or gone", list_of_ranks(missing),
                      missing.size() == 1 ? "has" : "have", words(mine), number);
 }
 
@@ -161,6 +166,23 @@ int Roll::speaker(std::int64_t channel, std::int64_t number) {
     if (heard_[static_cast<std::size_t>(channel)][static_cast<std::size_t>(r)].number >= number) return r;
   }
   return rank_;
+}
+
+void Roll::failed(std::uint64_t sentence) {
+  failed_[static_cast<std::size_t>(rank_)] = sentence;
+  Message message;
+  message.failed = sentence;
+  for (int r = 0; r < size_; ++r) {
+    if (r != rank_) send(r, message);
+  }
+}
+
+std::vector<int> Roll::failed_with(std::uint64_t sentence) const {
+  std::vector<int> ranks;
+  for (int r = 0; r < size_; ++r) {
+    if (failed_[static_cast<std::size_t>(r)] == sentence) ranks.push_back(r);
+  }
+  return ranks;
 }
 
 void Roll::close() {

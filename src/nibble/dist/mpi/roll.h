@@ -6,6 +6,9 @@
 //
 // Each rank's communication thread answers while its other threads compute, hang or wait. So a rank that has not
 // answered has not called the operation, or its process is stopped or gone. Nothing is sent while all goes well.
+//
+// A rank that fails tells all others a number that stands for its sentence, so that of those that fail alike, as all do
+// by a bad setting, one speaks.
 #pragma once
 
 #include <array>
@@ -25,6 +28,9 @@ struct Progress {
   std::int64_t kind = 0;    ///< Operation
   std::int64_t bytes = 0;
 };
+
+/// "rank 2", "ranks 0, 1 and 3"
+std::string list_of_ranks(const std::vector<int>& ranks);
 
 class Roll {
  public:
@@ -46,12 +52,17 @@ class Roll {
   bool all_known(std::int64_t channel, std::int64_t number);
   /// The lowest of the ranks that have begun it: who speaks for all. Any thread.
   int speaker(std::int64_t channel, std::int64_t number);
+  /// This rank ends the job with a sentence that `sentence` stands for (not 0): tells all others. On the thread.
+  void failed(std::uint64_t sentence);
+  /// The ranks that are known to have failed with it, in their order. On the thread.
+  std::vector<int> failed_with(std::uint64_t sentence) const;
   void close();
 
  private:
   struct Message {
     Progress progress;
     std::int64_t asks = 0;
+    std::uint64_t failed = 0;
   };
   struct Sent {
     Message message;
@@ -70,6 +81,7 @@ class Roll {
   MPI_Request receiving_{};
   std::deque<Sent> sent_;
   std::array<std::int64_t, kChannels> asked_{};  // number of the last operation that was asked about
+  std::vector<std::uint64_t> failed_;            // of each rank: what stands for its sentence
 
   std::mutex mutex_;  // what follows is read and written from several threads
   std::array<Progress, kChannels> mine_{};

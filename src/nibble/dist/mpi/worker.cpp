@@ -26,6 +26,8 @@ constexpr auto kIdle = std::chrono::milliseconds(20);
 constexpr double kGrace = 2;
 /// How long a rank whose operation failed listens to the others before it says so.
 constexpr double kListen = 3;
+/// How long a rank that failed waits for others to fail alike: they have read the same settings and files.
+constexpr double kSettle = 1;
 constexpr auto kAbortWithin = std::chrono::seconds(10);
 
 }  // namespace
@@ -149,7 +151,7 @@ void Worker::look_around() {
       sentence = last_words_;
       code = exit_code_;
     }
-    end_job(sentence, code);
+    end_job_together(sentence, code);
   }
   if (ask_other_.exchange(false)) roll_->ask(1);
   roll_->poll();
@@ -194,7 +196,7 @@ void Worker::fail(const std::string& words) {
 }
 
 void Worker::abort(std::string_view sentence, int code) {
-  if (std::this_thread::get_id() == thread_.get_id()) end_job(sentence, code);
+  if (std::this_thread::get_id() == thread_.get_id()) end_job_together(std::string(sentence), code);
   {
     const std::lock_guard lock(mutex_);
     last_words_ = sentence;
@@ -206,8 +208,31 @@ void Worker::abort(std::string_view sentence, int code) {
   _exit(code);
 }
 
-void Worker::end_job(std::string_view sentence, int code) {
-  std::fprintf(stderr, "nibble: rank %d: %.*s\n", ranks_.rank, static_cast<int>(sentence.size()), sentence.data());
+void Worker::end_job_together(const std::string& sentence, int code) {
+  const std::uint64_t number = std::max<std::uint64_t>(std::hash<std::string>{}(sentence), 1);
+  std::vector<int> who{ranks_.rank};
+  try {
+    roll_->failed(number);
+    const Clock::time_point start = Clock::now();
+    for (double waited = 0; waited < kSettle + kGrace; waited = seconds_since(start)) {
+      roll_->poll();
+      who = roll_->failed_with(number);
+      const bool speaks = who.front() == ranks_.rank;
+      if (speaks && (waited >= kSettle || who.size() == static_cast<std::size_t>(ranks_.size))) break;
+      std::this_thread::sleep_for(kSleep);
+    }
+  } catch (const std::exception&) {  // MPI is broken: whoever knows a sentence says it
+    who = {ranks_.rank};
+  }
+  end_job(who, sentence, code);
+}
+
+void Worker::end_job(std::string_view sentence, int code) { end_job({ranks_.rank}, sentence, code); }
+
+void Worker::end_job(const std::vector<int>& who, std::string_view sentence, int code) {
+  const bool all = who.size() == static_cast<std::size_t>(ranks_.size);
+  const std::string prefix = all ? "" : list_of_ranks(who) + ": ";
+  std::fprintf(stderr, "nibble: %s%.*s\n", prefix.c_str(), static_cast<int>(sentence.size()), sentence.data());
   std::fflush(nullptr);
   mpi_->abort(mpi_->world, code);
   _exit(code);

@@ -41,7 +41,7 @@ class Worker {
   void finish(MPI_Request& request);
   /// Asks the ranks how far they are in channel 1, soon.
   void ask_other() { ask_other_ = true; }
-  /// Ends the job on all ranks; any thread.
+  /// Ends the job on all ranks; any thread. Of ranks that do so with the same sentence the lowest says it, for all.
   [[noreturn]] void abort(std::string_view sentence, int code);
 
  private:
@@ -59,7 +59,10 @@ class Worker {
   void look_around();
   void give_up_if_late(double waited);
   [[noreturn]] void fail(const std::string& words);
+  /// After the others had the time to fail alike.
+  [[noreturn]] void end_job_together(const std::string& sentence, int code);
   [[noreturn]] void end_job(std::string_view sentence, int code);
+  [[noreturn]] void end_job(const std::vector<int>& who, std::string_view sentence, int code);
 
   double timeout_;
   std::shared_ptr<double> waited_ = std::make_shared<double>(0);  // of the thread that waits

@@ -5,6 +5,7 @@
 namespace nibble::nccl {
 
 void check_built() { cuda::refuse(); }
+std::string library_version() { cuda::refuse(); }
 std::unique_ptr<Communicator> join(const Launch&, std::unique_ptr<Communicator>, double) { cuda::refuse(); }
 
 }  // namespace nibble::nccl

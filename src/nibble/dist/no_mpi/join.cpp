@@ -9,6 +9,10 @@ std::unique_ptr<Communicator> join(double) {
       "(libopenmpi-dev, -DNIBBLE_MPI=on), or start one process");
 }
 
+std::string library_version() {
+  user_error("this build has no MPI: build with Open MPI (libopenmpi-dev, -DNIBBLE_MPI=on)");
+}
+
 RollCall& roll_call(Communicator&) { throw InternalError("no rank was joined by MPI"); }
 
 }  // namespace nibble::mpi
