@@ -15,6 +15,22 @@ TEST(Doctor, OnTheCpuNativeProductsAreRefusedWithWhatTheyNeed) {
       << out.text;
 }
 
+TEST(Doctor, SaysWhatJoinsRanksAndHowItWasStarted) {
+  const Output alone = run("doctor --cpu --recipes bf16");
+  EXPECT_TRUE(holds(alone, "\nstarted  alone\n")) << alone.text;
+#ifdef NIBBLE_MPIRUN
+  EXPECT_TRUE(holds(alone, "\nmpi      Open MPI v")) << alone.text;
+#else
+  EXPECT_TRUE(holds(alone, "\nmpi      none: ")) << alone.text;
+#endif
+  EXPECT_TRUE(holds(alone, "\nnccl     NCCL ") || holds(alone, "\nnccl     none: ")) << alone.text;
+  const Output rank = run("doctor --cpu --recipes bf16",
+                          "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=1 "
+                          "OMPI_COMM_WORLD_LOCAL_SIZE=2");
+  EXPECT_EQ(rank.code, 0) << rank.text;
+  EXPECT_TRUE(holds(rank, "\nstarted  rank 1 of 4 (1 of 2 on this host), by mpirun\n")) << rank.text;
+}
+
 TEST(Doctor, OnAGpuEveryKernelHasALineAndNoneFails) {
   if (cuda_devices() == 0) GTEST_SKIP() << "no GPU here";
   const Output out = run("doctor --recipes bf16");

@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include "nibble/cli/arguments.h"
+#include "nibble/dist/launch.h"
 #include "nibble/model/llama.h"
 #include "nibble/ops/attention.h"
 #include "nibble/ops/machine.h"
@@ -38,6 +39,20 @@ std::string describe_gpu() {
                      gpu.compute_capability / 10, gpu.compute_capability % 10, gpu.multiprocessors,
                      static_cast<double>(gpu.memory) / (1 << 30),
                      attention_backend({1, 2048, 16, 16, 128}, Device::Cuda));
+}
+
+std::string library_or_why_not(Device device) {
+  try {
+    return joining_library(device);
+  } catch (const UserError& e) {
+    return fmt::format("none: {}", e.what());
+  }
+}
+
+/// What several ranks need, and whether this process is one.
+void print_ranks(Device device) {
+  fmt::print("started  {}\nmpi      {}\nnccl     {}\n", describe(read_launch(device)), library_or_why_not(Device::Cpu),
+             library_or_why_not(Device::Cuda));
 }
 
 /// A line a kernel; whether none failed.
@@ -78,7 +93,9 @@ class DoctorCommand final : public Command {
         "peak     {:.0f} GFLOP/s f32, {:.0f} GFLOP/s bf16, {:.0f} GOP/s int8 (measured, 0 = no such instruction)\n",
         peak.f32 * 1e-9, peak.bf16 * 1e-9, peak.int8 * 1e-9);
     const Device device = cuda_devices() > 0 && !cpu_ ? Device::Cuda : Device::Cpu;
-    fmt::print("gpu      {}\n\nproducts on the {}\n", describe_gpu(), device == Device::Cuda ? "GPU" : "CPU");
+    fmt::print("gpu      {}\n", describe_gpu());
+    print_ranks(device);
+    fmt::print("\nproducts on the {}\n", device == Device::Cuda ? "GPU" : "CPU");
     TextTable table;
     table.columns = {{"recipe", Align::Left}, {"fprop", Align::Left}, {"dgrad", Align::Left}, {"wgrad", Align::Left}};
     for (const std::string& name : recipes_.empty() ? known_recipes() : recipes_)
