@@ -132,8 +132,9 @@ inline std::map<std::string, std::string> contents_of_checkpoint(const std::file
   nlohmann::json state = read_json(checkpoint / kStateFile);
   for (const char* key : {"format", "ranks", "checksums"}) state.erase(key);
   std::string config = state["config"];
-  const std::size_t zero = config.find("\nzero = ");
-  state["config"] = config.erase(zero, config.find('\n', zero + 1) - zero);
+  if (const std::size_t zero = config.find("\nzero = "); zero != std::string::npos) {
+    state["config"] = config.erase(zero, config.find('\n', zero + 1) - zero);
+  }
   contents["state"] = state.dump();
   return contents;
 }
