@@ -2,7 +2,8 @@
 # tests/dist/kills.sh NIBBLE FOLDER [KILLS [RANKS [train's arguments...]]]: random ranks are killed at random moments (100 of
 # them, on 2 ranks) while their run starts itself again; a run that ends before enough are killed is followed by another.
 # Passes when no newest checkpoint was ever unreadable and every run ends with the bits of one process that nobody
-# killed. FOLDER gets the runs; SEED chooses the moments, which are up to LONGEST (3) seconds apart.
+# killed. FOLDER gets the runs; SEED chooses the moments, which are up to LONGEST (3) seconds apart. Several ranks write
+# other files than one does: so one process makes the last steps, from the checkpoint before the last.
 set -eu
 nibble=$1
 folder=$2
@@ -44,6 +45,8 @@ while [ "$killed" -lt "$kills" ]; do
     echo "a newest checkpoint could not be read"
     exit 1
   fi
+  rm -r "$(last_checkpoint "$run")"
+  "$nibble" train "$@" --deterministic --resume-or-begin --out "$run" > "$run-end.log" 2>&1
   for file in model.safetensors optimizer.safetensors; do
     cmp "$(last_checkpoint "$folder/whole")$file" "$(last_checkpoint "$run")$file"
   done
