@@ -7,8 +7,8 @@
 //   RUN/result.json       written when the last step is done; its presence means the run is complete
 //
 // Several ranks share the micro-batches of a step (train/gradient_exchange.h): each holds the whole model, computes its
-// own passes, and makes the same update from the sum of all gradients. Rank 0 writes the files above and calls back; a
-// checkpoint knows nothing of ranks, so that any number of them goes on from it. With train.deterministic the run's
+// own passes, and makes the same update from the sum of all gradients. Rank 0 writes the files above and calls back; of
+// checkpoints each rank writes its rows, and any number of ranks goes on from them. With train.deterministic the run's
 // numbers are the same bits on any number of ranks.
 //
 // The loss of a step, and what its gradient is that of, is the mean over the targets that count in the whole batch,
