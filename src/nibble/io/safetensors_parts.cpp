@@ -139,7 +139,9 @@ void SafetensorsParts::add_file(std::size_t file, const fs::path& path) {
 }
 
 void SafetensorsParts::order_rows() {
-  for (auto& [name, whole] : tensors_) {
+  for (auto& entry : tensors_) {
+    const std::string& name = entry.first;
+    Whole& whole = entry.second;
     std::ranges::stable_sort(whole.pieces, {}, &Piece::first_row);
     const std::int64_t rows = of_tensor(whole.shape)[0];
     std::int64_t row = 0;  // the first that no piece so far has
