@@ -5,6 +5,8 @@ QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeC
                             const QuantizeContext& in_b, Arena& arena);
 AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
                    const QuantizeContext& in_b, Arena& arena);
+void shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,
+                 Arena& scratch);
 void dequantize(const QTensor& q, const Tensor& out);
 QuantQuality measure_quality(const Tensor& x, const QTensor& q, const QuantSpec& spec, const QuantizeContext& context,
                              Arena& scratch);

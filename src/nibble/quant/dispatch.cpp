@@ -23,6 +23,28 @@ AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& i
   return on_gpu(x) ? cuda::amax_pair(x, a, in_a, b, in_b, arena) : cpu::amax_pair(x, a, in_a, b, in_b, arena);
 }
 
+std::int64_t shared_amaxes(const QuantSpec& spec, std::int64_t cols) {
+  if (spec.scale == ScaleRule::Nvfp4) return spec.nvfp4.outer == 0 ? 1 : 0;
+  const Granularity& g = spec.granularity;
+  if (!has_scale(spec.element) || (spec.transposed ? g.cols : g.rows) != 0) return 0;
+  const std::int64_t block = spec.transposed ? g.rows : g.cols;
+  return block == 0 ? 1 : (cols + block - 1) / block;
+}
+
+void shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,
+                 Arena& scratch) {
+  const std::int64_t n = shared_amaxes(spec, x.cols());
+  require(n > 0 && amax.dtype() == DType::I32 && amax.numel() == n && !spec.clamp.enabled(),
+          "shared_amax of {} into {}: the scales share {} magnitudes", to_string(x), to_string(amax), n);
+  QuantSpec unrounded = spec;
+  unrounded.rounding = Rounding::NearestEven;
+  fill_zero(amax);
+  if (x.rows() == 0) return;
+  const ArenaScope scope(scratch);
+  on_gpu(x) ? cuda::shared_amax(x, unrounded, context, amax, scratch)
+            : cpu::shared_amax(x, unrounded, context, amax, scratch);
+}
+
 void dequantize(const QTensor& q, const Tensor& out) {
   return on_gpu(out) ? cuda::dequantize(q, out) : cpu::dequantize(q, out);
 }

@@ -29,8 +29,9 @@ struct QuantizeContext {
   /// Nvfp4 as BF16 elements that hold code times block scale and lack tensor_scale and device_scale, which the product
   /// applies; and a matrix under one scale a column as its transpose (QTensor::turned).
   bool for_product = false;
-  /// The largest magnitude of y, where the caller knows it from amax_pair with the same x, spec and context: a GPU's
-  /// quantiser under one Nvfp4 scale of the tensor then needs no pass of its own for it. The CPU does not read it.
+  /// I32, the bits of magnitudes, where the caller knows them: what the scales follow from in place of x's own. Under
+  /// one Nvfp4 scale of the tensor the largest of y, from amax_pair with the same x, spec and context or, where x is a
+  /// part of a matrix, from shared_amax; under the other rules from shared_amax alone.
   Tensor amax{};
 };
 
@@ -81,6 +82,20 @@ struct AmaxPair {
 /// undefined, and each call of quantize finds its own. The signs of both contexts count, their random numbers do not.
 AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
                    const QuantizeContext& in_b, Arena& arena);
+
+/// Where x is some rows of a matrix [.., cols] whose other rows are elsewhere, the scales that cover all of its rows
+/// follow from a maximum over the parts: `shared_amax` of each part, the largest of each entry, and that as
+/// QuantizeContext::amax of every part give codes and scales of the whole matrix. How many entries that are:
+///
+///   Nvfp4 under one scale of the tensor                        1
+///   blocks as tall as the matrix ([0, b], with `transposed`    one a block
+///   as wide: [b, 0]), rules that follow from an amax
+///   other scales: each part has its own                        0
+std::int64_t shared_amaxes(const QuantSpec& spec, std::int64_t cols);
+/// amax (I32 [shared_amaxes]) = the bits of the largest magnitude of y, or of each block of it; 0 for no rows. The spec
+/// has no clamp; its rounding, the random numbers and the reference of the context do not count.
+void shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,
+                 Arena& scratch);
 
 /// out[r, c] = value (plus residual where there is one), still transposed and rotated; out is F32 or BF16 [rows, cols].
 void dequantize(const QTensor& q, const Tensor& out);

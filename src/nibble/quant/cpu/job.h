@@ -43,6 +43,12 @@ struct Job {
     const std::int64_t unit = group % band == 0 ? group : band;
     return round_up(rows_per_chunk(source.row_bytes()), unit);
   }
+  /// QuantizeContext::amax; null where it is not given.
+  const std::int32_t* known_amax() const {
+    return context.amax.defined() ? context.amax.data<std::int32_t>() : nullptr;
+  }
+  /// Of each block, where the blocks are as tall as a matrix of which y is a part.
+  const std::int32_t* known_block_amax() const { return spec.scale == ScaleRule::Nvfp4 ? nullptr : known_amax(); }
   std::uint64_t first_element(std::int64_t r) const {
     const std::uint64_t stride =
         context.element_stride != 0 ? context.element_stride : static_cast<std::uint64_t>(cols());

@@ -50,7 +50,8 @@ AmaxBits tensor_amax(const Job& job) {
 /// Whether the scales are under one of the tensor, which then is found first.
 bool set_tensor_scale(Job& job) {
   if (job.spec.scale != ScaleRule::Nvfp4 || job.q.outer != 0) return false;
-  job.outer = outer_scale(job.spec.nvfp4, tensor_amax(job));
+  const AmaxBits* known = job.known_amax();
+  job.outer = outer_scale(job.spec.nvfp4, known != nullptr ? *known : tensor_amax(job));
   job.q.tensor_scale = job.outer.decode;
   return true;
 }
@@ -92,6 +93,14 @@ void collect(const Job& job, Moments moments, const AllBlocks& all) {
 }
 
 }  // namespace
+
+void find_shared_amax(const Job& job, AmaxBits* amax) {
+  if (job.spec.scale == ScaleRule::Nvfp4) {
+    *amax = tensor_amax(job);
+  } else {
+    collect(job, Moments::None, {amax, nullptr, nullptr});
+  }
+}
 
 void encode_unscaled(const Job& job) {
   const bool rounds_anyway = job.q.element == ElementFormat::BF16 && !job.source.folded();
@@ -190,6 +199,7 @@ void encode_bands(Job& job) {
   const std::int64_t n = job.cols();
   const std::int64_t tallest = std::min(job.q.block_rows(), job.rows());
   const bool bounds_known = set_tensor_scale(job) && job.row_bounds != nullptr;
+  const AmaxBits* known = job.known_block_amax();
   parallel_for(job.rows(), job.grain(), [&](std::int64_t begin, std::int64_t end) {
     RowPipeline pipeline(job);
     BandScaler scaler(job);
@@ -205,7 +215,9 @@ void encode_bands(Job& job) {
         pipeline.keep_residual(r + i);
         scaler.add_row(rows[i]);
       }
-      const float* blocks = scaler.scale(band, scaler.statistics(band), rows);
+      BlockStatistics statistics = scaler.statistics(band);
+      if (known != nullptr) statistics.amax = known + band * job.q.scale_cols();
+      const float* blocks = scaler.scale(band, statistics, rows);
       const Multiplier multiplier = row_multiplier(blocks);
       for (std::int64_t i = 0; i < height; ++i) {
         encode_row(job, pipeline, r + i, rows[i], multiplier);
@@ -220,15 +232,22 @@ void encode_tall(Job& job, Arena& arena) {
   const std::int64_t bands = job.q.scale_rows();
   const Moments moments = moments_of(job.spec.scale);
   AllBlocks all;
-  all.amax = arena.allocate(DType::I32, {bands * blocks}).data<AmaxBits>();
-  std::fill_n(all.amax, bands * blocks, 0);
+  const AmaxBits* known = job.known_block_amax();
+  const AmaxBits* amax = known;
+  if (known == nullptr) {
+    all.amax = arena.allocate(DType::I32, {bands * blocks}).data<AmaxBits>();
+    std::fill_n(all.amax, bands * blocks, 0);
+    amax = all.amax;
+  }
   if (moments != Moments::None) {
     all.row_sum = arena.allocate(DType::F32, {job.rows() * blocks}).data<float>();
     all.row_squares = arena.allocate(DType::F32, {job.rows() * blocks}).data<float>();
   }
-  collect(job, moments, all);
+  if (known == nullptr) collect(job, moments, all);
   if (job.spec.scale == ScaleRule::Nvfp4) {
-    job.outer = outer_scale(job.spec.nvfp4, *std::max_element(all.amax, all.amax + bands * blocks));
+    const AmaxBits* of_tensor = job.known_amax();
+    job.outer =
+        outer_scale(job.spec.nvfp4, of_tensor != nullptr ? *of_tensor : *std::max_element(amax, amax + bands * blocks));
     job.q.tensor_scale = job.outer.decode;
   }
 
@@ -238,7 +257,7 @@ void encode_tall(Job& job, Arena& arena) {
   for (std::int64_t band = 0; band < bands; ++band) {
     scaler.clear();
     BlockStatistics statistics = scaler.statistics(band);
-    statistics.amax = all.amax + band * blocks;
+    statistics.amax = amax + band * blocks;
     if (moments != Moments::None) {
       for (std::int64_t r = band * height; r < std::min(job.rows(), (band + 1) * height); ++r) {
         scaler.add_moments_of_row(all.row_sum + r * blocks, all.row_squares + r * blocks);

@@ -5,6 +5,9 @@
 
 namespace nibble::quant_cpu {
 
+/// The amax of each block, or of all of y under an Nvfp4 scale of the tensor, at `amax`, which holds zeros.
+void find_shared_amax(const Job& job, AmaxBits* amax);
+
 /// Elements without a scale.
 void encode_unscaled(const Job& job);
 

@@ -67,11 +67,17 @@ void encode_all(Job& job, Arena& arena) {
   } else if (clamp.enabled()) {
     job.residual.open(quantile_index(clamp.alpha, job.cols()).outside(job.cols()), arena);
   }
+  if (job.known_block_amax() != nullptr) {
+    require(moments_of(job.spec.scale) == Moments::None && !clamp.enabled() &&
+                job.context.amax.numel() == job.q.scale_rows() * job.q.scale_cols(),
+            "{} known magnitudes for {} x {} scales that follow from an amax", job.context.amax.numel(),
+            job.q.scale_rows(), job.q.scale_cols());
+  }
   if (!has_scale(job.q.element)) {
     encode_unscaled(job);
-  } else if (fits_bf16_rows(job)) {
+  } else if (job.known_block_amax() == nullptr && fits_bf16_rows(job)) {
     encode_bf16_rows(job);
-  } else if (fits_bf16_blocks(job)) {
+  } else if (job.known_block_amax() == nullptr && fits_bf16_blocks(job)) {
     encode_bf16_blocks(job);
   } else if (job.q.block_rows() <= kTallestBand) {
     encode_bands(job);
@@ -166,6 +172,16 @@ namespace nibble {
 
 QTensor cpu::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
   return quant_cpu::carry_out(x, spec, context, arena);
+}
+
+void cpu::shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,
+                      Arena&) {
+  quant_cpu::validate(x, spec, context);
+  const quant_cpu::Source source(x, spec.bf16_input, context, spec.transposed, spec.hadamard);
+  QTensor elements = quant_cpu::empty_elements(source, spec);
+  quant_cpu::ResidualRows no_residual;
+  const quant_cpu::Job job{source, nullptr, spec, context, elements, no_residual, nullptr, {}, {}};
+  quant_cpu::find_shared_amax(job, amax.data<std::int32_t>());
 }
 
 }  // namespace nibble

@@ -36,6 +36,8 @@ struct Job {
   const std::int32_t* known_amax() const {
     return context.amax.defined() ? cuda::device_data<std::int32_t>(context.amax, "amax") : nullptr;
   }
+  /// Of each block, where the blocks are as tall as a matrix of which y is a part.
+  const std::int32_t* known_block_amax() const { return spec.scale == ScaleRule::Nvfp4 ? nullptr : known_amax(); }
   template <class T>
   T* scratch(std::int64_t n) const {
     const std::int64_t words = (n * static_cast<std::int64_t>(sizeof(T)) + 3) / 4;
@@ -103,6 +105,8 @@ void keep_residual(const Job& job, const std::int32_t* counted, const CsrMatrix&
 // statistics.cu
 /// amax of y_c, all of it, at `amax` (set to zero here).
 void tensor_amax(const Job& job, std::int32_t* amax);
+/// The amax of each block, or of all of y under an Nvfp4 scale of the tensor, at `amax`, which holds zeros.
+void find_shared_amax(const Job& job, std::int32_t* amax);
 /// The scales of the blocks, into the job's q; the result is what elements are multiplied by, one factor a block.
 float* scale_blocks(const Job& job);
 

@@ -96,7 +96,8 @@ const float* reference_of(Job& job) {
 
 void encode_all(Job& job, const CsrMatrix& residual) {
   const Clamp& clamp = job.spec.clamp;
-  const bool rotates_on_the_way = !has_scale(job.spec.element) || fits_rows(job) || fits_blocks(job.spec);
+  const bool known = job.known_block_amax() != nullptr;
+  const bool rotates_on_the_way = !has_scale(job.spec.element) || (!known && (fits_rows(job) || fits_blocks(job.spec)));
   if (job.rotated() && (clamp.enabled() || !rotates_on_the_way)) materialise(job);
   if (clamp.enabled() && fits_clamped_rows(job)) return encode_clamped_rows(job, residual);
   if (clamp.enabled()) {
@@ -107,6 +108,8 @@ void encode_all(Job& job, const CsrMatrix& residual) {
     encode_fused(job);
   } else if (!has_scale(job.spec.element)) {
     encode_unscaled(job);
+  } else if (known) {
+    encode_by_blocks(job, scale_blocks(job));
   } else if (fits_rows(job)) {
     encode_rows(job);
   } else if (fits_blocks(job.spec) || fits_squares(job.spec)) {
@@ -163,7 +166,8 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
     transpose(x, spec.bf16_input, elements.codes);
     return elements;
   }
-  const bool by_columns = fits_columns(spec);
+  const bool known_blocks = context.amax.defined() && spec.scale != ScaleRule::Nvfp4;
+  const bool by_columns = fits_columns(spec) && !known_blocks;
   const Tensor rows = by_rows_of_y(x, spec.transposed && !by_columns, arena);
   Job job{spec, context, elements, arena, x.dtype(), plain_source(rows)};
   job.form = stored_as;
@@ -213,6 +217,21 @@ QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeCon
   QTensor q = quant_cuda::carry_out(x, turned ? quant_cuda::turned(spec) : spec, context, arena);
   q.turned = turned;
   return q;
+}
+
+void cuda::shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,
+                       Arena& scratch) {
+  validate(x, spec, context);
+  QTensor q =
+      quant_cuda::empty_result(spec, spec.transposed ? x.cols() : x.rows(), spec.transposed ? x.rows() : x.cols());
+  const Tensor rows = quant_cuda::by_rows_of_y(x, spec.transposed, scratch);
+  quant_cuda::Job job{spec, context, q, scratch, x.dtype(), quant_cuda::plain_source(rows)};
+  job.source.round_to_bf16 = spec.bf16_input && x.dtype() == DType::F32;
+  job.source.row_fold = quant_cuda::fold_data(context.row_fold, x.rows(), "row_fold");
+  job.source.col_fold = quant_cuda::fold_data(context.col_fold, x.cols(), "col_fold");
+  job.source.hadamard = quant_cuda::hadamard_factors(spec.hadamard, context.signs);
+  if (job.rotated()) quant_cuda::materialise(job);
+  quant_cuda::find_shared_amax(job, device_data<std::int32_t>(amax, "shared_amax"));
 }
 
 QTensor cuda::requantize_codes(const QTensor& q, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {

@@ -297,20 +297,32 @@ void tensor_amax(const Job& job, std::int32_t* amax) {
   });
 }
 
+void find_shared_amax(const Job& job, std::int32_t* amax) {
+  const BlocksOf blocks(job.q);
+  const bool one = std::int64_t{blocks.bands} * blocks.blocks == 1;
+  if (one || job.spec.scale == ScaleRule::Nvfp4) return tensor_amax(job, amax);
+  dispatch_float(job.dtype, [&]<class T>(T*) { collect<T>(job, blocks, Moments::None, {amax, nullptr, nullptr}); });
+}
+
 float* scale_blocks(const Job& job) {
   const QTensor& q = job.q;
   const BlocksOf blocks(q);
   const ScaleView view(job.spec);
   const std::int64_t items = std::int64_t{blocks.bands} * blocks.blocks;
   ScalePass pass;
-  auto* amax = job.scratch<std::int32_t>(items + 1);
-  pass.amax = amax;
-  pass.tensor_amax = amax + items;
+  const std::int32_t* known = job.known_amax();
+  const bool known_blocks = job.known_block_amax() != nullptr;
+  auto* amax = known_blocks ? nullptr : job.scratch<std::int32_t>(items + 1);
+  pass.amax = known_blocks ? known : amax;
+  pass.tensor_amax = known != nullptr ? known : amax + items;
   pass.scales = ScalesView(q.scales);
   pass.multipliers = job.scratch<float>(items);
-  if (items == 1 && view.moments == Moments::None) {
+  if (known_blocks) {
+    require(view.moments == Moments::None && job.context.amax.numel() == items,
+            "{} known magnitudes for {} scales that follow from an amax", job.context.amax.numel(), items);
+  } else if (items == 1 && view.moments == Moments::None) {
     tensor_amax(job, amax);
-    pass.tensor_amax = amax;
+    if (known == nullptr) pass.tensor_amax = amax;
   } else {
     fill_zero_async(amax, static_cast<std::size_t>(items + 1) * sizeof(std::int32_t));
     Statistics statistics{amax, nullptr, nullptr};
@@ -329,7 +341,7 @@ float* scale_blocks(const Job& job) {
       pass.sum = sum;
       pass.squares = squares;
     }
-    if (view.rule == ScaleRule::Nvfp4 && q.outer == 0) {
+    if (view.rule == ScaleRule::Nvfp4 && q.outer == 0 && known == nullptr) {
       largest_kernel<<<cuda::grid_for(items, kThreads, 1), kThreads, 0, cuda::stream()>>>(amax, items, amax + items);
       cuda::launched("largest_kernel");
     }

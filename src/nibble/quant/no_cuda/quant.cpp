@@ -16,6 +16,9 @@ AmaxPair amax_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, cons
 QTensor requantize_codes(const QTensor&, const QuantSpec&, const QuantizeContext&, Arena&) {
   refuse_on_gpu("requantize");
 }
+void shared_amax(const Tensor&, const QuantSpec&, const QuantizeContext&, const Tensor&, Arena&) {
+  refuse_on_gpu("shared_amax");
+}
 void dequantize(const QTensor&, const Tensor&) { refuse_on_gpu("dequantize"); }
 QuantQuality measure_quality(const Tensor&, const QTensor&, const QuantSpec&, const QuantizeContext&, Arena&) {
   refuse_on_gpu("measure_quality");
