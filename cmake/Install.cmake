@@ -19,7 +19,7 @@ set(NIBBLE_PUBLIC_HEADERS
     data/dataset.h data/loader.h data/prepare.h data/shard.h data/text_reader.h data/tokenizer.h
     dist/communicator.h dist/launch.h dist/row_pieces.h
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
-    recipe/random_streams.h recipe/recipe.h
+    recipe/random_streams.h recipe/recipe.h recipe/row_gather.h recipe/weight_gather.h
     model/config.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h model/packed_sequences.h
     model/parameter.h model/parameter_memory.h model/parameter_shapes.h model/recompute.h
     train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/import.h train/memory.h

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -24,7 +25,11 @@ class ThreadRank final : public Communicator {
   std::string name() const override { return "threads"; }
   void barrier() override { m_.barrier.arrive_and_wait(); }
   [[noreturn]] void abort(std::string_view sentence, int) override { throw InternalError(std::string(sentence)); }
-  std::int64_t moved = 0;  ///< bytes that went to other ranks
+  std::int64_t moved = 0;     ///< bytes that went to other ranks by all_to_all
+  std::int64_t gathered = 0;  ///< bytes that came from other ranks by all_gather
+  std::int64_t reduced = 0;   ///< bytes of what was reduced
+  /// An all_gather is done when it is waited for, in the order of waits: whoever reads too early reads what was there.
+  bool late = false;
 
  protected:
   Pending do_all_to_all(const Tensor& from, const Tensor& to) override {
@@ -39,29 +44,26 @@ class ThreadRank final : public Communicator {
     return {};
   }
   Pending do_all_gather(const Tensor& from, const Tensor& to) override {
-    exchange(
-        from,
-        [&](std::size_t r, const Tensor& theirs, std::size_t part) {
-          std::memcpy(static_cast<std::byte*>(to.raw()) + r * part, theirs.raw(), part);
-        },
-        from.bytes());
+    gathered += static_cast<std::int64_t>(from.bytes()) * (size() - 1);
+    if (late) return Pending(std::make_unique<LateGather>(*this, from, to));
+    gather(from, to);
     return {};
   }
-  /// F32 and BF16, in the order of ranks; the maximum of I32.
+  /// F32 and BF16 in the order of ranks, and I32.
   Pending do_all_reduce(const Tensor& x, Reduce reduce) override {
+    reduced += static_cast<std::int64_t>(x.bytes());
     if (x.dtype() == DType::I32) {
-      if (reduce != Reduce::Max) throw InternalError("not here");
-      std::vector<std::int32_t> largest(static_cast<std::size_t>(x.numel()));
+      std::vector<std::int32_t> result(static_cast<std::size_t>(x.numel()));
       exchange(
           x,
           [&](std::size_t r, const Tensor& theirs, std::size_t) {
             const auto* from = theirs.data<std::int32_t>();
-            for (std::size_t i = 0; i < largest.size(); ++i) {
-              largest[i] = r == 0 ? from[i] : std::max(largest[i], from[i]);
+            for (std::size_t i = 0; i < result.size(); ++i) {
+              result[i] = r == 0 ? from[i] : reduce == Reduce::Sum ? result[i] + from[i] : std::max(result[i], from[i]);
             }
           },
           x.bytes());
-      std::copy(largest.begin(), largest.end(), x.data<std::int32_t>());
+      std::copy(result.begin(), result.end(), x.data<std::int32_t>());
       return {};
     }
     std::vector<float> result(static_cast<std::size_t>(x.numel()));
@@ -92,6 +94,21 @@ class ThreadRank final : public Communicator {
   Pending do_broadcast(const Tensor&, int) override { throw InternalError("not here"); }
 
  private:
+  struct LateGather final : Pending::Work {
+    LateGather(ThreadRank& r, const Tensor& f, const Tensor& t) : rank(r), from(f), to(t) {}
+    void wait() override { rank.gather(from, to); }
+    ThreadRank& rank;
+    Tensor from;
+    Tensor to;
+  };
+  void gather(const Tensor& from, const Tensor& to) {
+    exchange(
+        from,
+        [&](std::size_t r, const Tensor& theirs, std::size_t part) {
+          std::memmove(static_cast<std::byte*>(to.raw()) + r * part, theirs.raw(), part);
+        },
+        from.bytes());
+  }
   template <class Take>
   void exchange(const Tensor& from, Take&& take, std::size_t part) {
     m_.sent[static_cast<std::size_t>(rank())] = from;

@@ -26,6 +26,22 @@ OwnedTensor some_columns(std::int64_t cols, std::int64_t first, std::int64_t ste
   return tokens_tensor(columns);
 }
 
+TEST(CudaColumns, ArePlacedBesideOthersAsOnTheCpu) {
+  NIBBLE_NEEDS_GPU();
+  for (const DType dtype : {DType::F32, DType::BF16, DType::U8}) {
+    for (const std::int64_t first : {0, 5, 40, 60}) {  // inside, cut off, beyond
+      const OwnedTensor raw = random_tensor(DType::F32, {37, 24}, 1);
+      const Tensor from(raw.view().raw(), dtype, {37, 24});
+      const OwnedTensor from_gpu = on_gpu(from);
+      const OwnedTensor to(dtype, {37, 50});
+      const OwnedTensor to_gpu(dtype, {37, 50}, Device::Cuda);
+      place_columns(from, to, first);
+      place_columns(from_gpu, to_gpu, first);
+      expect_same_bits(to, to_gpu, "placed columns");
+    }
+  }
+}
+
 TEST(CudaColumns, AreGatheredScatteredAndZeroedAsOnTheCpu) {
   NIBBLE_NEEDS_GPU();
   for (const auto& [rows, cols] : kShapes) {

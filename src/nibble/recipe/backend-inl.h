@@ -5,6 +5,7 @@ void scatter_columns(const Tensor& part, const Tensor& columns, const Tensor& to
 void zero_columns(const Tensor& x, const Tensor& columns);
 void add_column_squares(const Tensor& x, const Tensor& sums);
 void hiding_factors(const Tensor& columns, const Tensor& factors);
+void place_columns(const Tensor& from, const Tensor& to, std::int64_t first);
 void first_columns(const Tensor& x, const Tensor& out);
 
 void apply_trust_mask(const Tensor& gradient, const Tensor& mask);

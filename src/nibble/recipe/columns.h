@@ -16,6 +16,8 @@ void zero_columns(const Tensor& x, const Tensor& columns);
 void add_column_squares(const Tensor& x, const Tensor& sums);
 /// factors[c] = 0 for the columns, else 1; factors F32. As a factor of a matrix's columns it hides them.
 void hiding_factors(const Tensor& columns, const Tensor& factors);
+/// to[r, first + c] = from[r, c] for the columns that `to` has; one dtype of any kind and number of rows.
+void place_columns(const Tensor& from, const Tensor& to, std::int64_t first);
 /// out[r, c] = x[r, c] for the columns that out has; one dtype and number of rows.
 void first_columns(const Tensor& x, const Tensor& out);
 

@@ -30,6 +30,13 @@ void hiding_factors(const Tensor& columns, const Tensor& factors) {
   on_gpu(factors) ? cuda::hiding_factors(columns, factors) : cpu::hiding_factors(columns, factors);
 }
 
+void place_columns(const Tensor& from, const Tensor& to, std::int64_t first) {
+  require(from.dtype() == to.dtype() && from.rows() == to.rows() && first >= 0, "place_columns of {} into {} from {}",
+          to_string(from), to_string(to), first);
+  if (from.numel() == 0 || first >= to.cols()) return;
+  on_gpu(to) ? cuda::place_columns(from, to, first) : cpu::place_columns(from, to, first);
+}
+
 void first_columns(const Tensor& x, const Tensor& out) {
   on_gpu(x) ? cuda::first_columns(x, out) : cpu::first_columns(x, out);
 }

@@ -55,33 +55,75 @@ void Linear::prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Ar
   seed_ = seed;
   step_ = step;
   ensure_state(w);
-  fprop_w_ = quantise_weight(w, step, weight_arena, measure);
+  prepare_operands(weight_needs(*recipe_, WeightUse::Both, chosen_channels()), nullptr, weight_arena, scratch, measure,
+                   false);
+}
+
+// From weight_, but for what was gathered.
+void Linear::prepare_operands(const WeightNeeds& needs, Gathering* gathered, Arena& weight_arena, Arena& scratch,
+                              bool measure, bool again) {
+  const auto came = [&](bool WeightGather::*what) { return gathered != nullptr && gathered->plan.*what; };
+  if (!again) quality_known_ = {};
+  const bool measures_fprop = measure && !quality_known_[0];
+  const bool measures_dgrad = measure && !quality_known_[1];
+  fprop_w_ = {};
+  if (came(&WeightGather::fprop)) {
+    fprop_w_ = gathered->fprop.finish(weight_arena);
+    if (measures_fprop) {
+      const ArenaScope scope(scratch);
+      const WeightSource source = weight_source(weight_, step_, scratch, measure, {});
+      measure_operand(Operand::FpropW, source.values, fprop_w_, source.context, scratch, nullptr);
+    }
+  } else if (needs.fprop) {
+    Part whole;
+    if (came(&WeightGather::average)) whole.average = gathered->average.finish();
+    fprop_w_ = quantise_weight(weight_, step_, weight_arena, measures_fprop, whole);
+  }
   outlier_w_ = {};
   other_channels_ = {};
-  if (outliers_.chosen()) {
-    outlier_w_ = quantise_weight_outliers(w, step, weight_arena);
+  if (needs.outliers) {
+    outlier_w_ = came(&WeightGather::outliers) ? gathered->outliers.finish(weight_arena)
+                                               : quantise_weight_outliers(weight_, step_, weight_arena);
     other_channels_ = outliers_.others(weight_arena);
   }
   const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradW];
+  const bool anew =
+      in_dgrad.source == OperandSource::Requantise && in_dgrad.quant.hadamard.signs != Hadamard::Signs::Call;
   dgrad_w_ = {};
-  if (in_dgrad.source != OperandSource::Fprop && in_dgrad.quant.hadamard.signs != Hadamard::Signs::Call) {
+  if (came(&WeightGather::dgrad)) {
+    dgrad_w_ = gathered->dgrad.finish(weight_arena);
+  } else if (needs.dgrad || anew) {
     const ArenaScope scope(scratch);
-    dgrad_w_ = quantise_dgrad_weight(seed, 0, weight_arena, scratch, measure);
+    dgrad_w_ = quantise_dgrad_weight(seed_, 0, weight_arena, scratch, measures_dgrad);
   }
-  if ((*recipe_)[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) {
-    weight_transposed_ = weight_arena.allocate(DType::BF16, {w.cols(), w.rows()});
-    transpose(w, weight_transposed_);
+  weight_transposed_ = {};
+  if (needs.residual) {
+    weight_transposed_ = weight_arena.allocate(DType::BF16, {weight_.cols(), weight_.rows()});
+    const bool rounded = weight_.raw() == nullptr;  // then BF16(W) is here, as rows or as what fprop multiplies
+    transpose(came(&WeightGather::bf16_rows) ? gathered->bf16_rows.finish()
+              : rounded                      ? fprop_w_.codes
+                                             : weight_,
+              weight_transposed_);
   }
+  quality_known_ = {quality_known_[0] || (measure && needs.fprop),
+                    quality_known_[1] || (measure && (needs.dgrad || anew))};
+  if (again) return;
   measured_weight_ = {};
+  if (gathered != nullptr) return;  // keep_measured_rows
   if (measure && has_scale((*recipe_)[Operand::FpropW].quant.element)) {
-    measured_weight_ = weight_arena.allocate(DType::F32, {measured_rows(w.rows(), 1), w.cols()});
-    convert(w.row_range(0, measured_weight_.rows()), measured_weight_);
+    measured_weight_ = weight_arena.allocate(DType::F32, {measured_rows(weight_.rows(), 1), weight_.cols()});
+    convert(weight_.row_range(0, measured_weight_.rows()), measured_weight_);
   }
+}
+
+void Linear::require_weight(const char* reader) const {
+  require(weight_.raw() != nullptr, "{}: {} reads the weight, of which only codes were gathered", name_, reader);
 }
 
 // Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass) {
   if (pass.observer != nullptr && !pass.again) {
+    require_weight("an observer");
     (*pass.observer)(*this, Operand::FpropX, x);
     (*pass.observer)(*this, Operand::FpropW, weight_);
   }

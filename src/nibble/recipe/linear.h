@@ -4,6 +4,7 @@
 
 #include <array>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -14,6 +15,8 @@
 #include "nibble/recipe/product_quality.h"
 #include "nibble/recipe/random_streams.h"
 #include "nibble/recipe/recipe.h"
+#include "nibble/recipe/row_gather.h"
+#include "nibble/recipe/weight_gather.h"
 #include "nibble/tensor/profile.h"
 
 namespace nibble {
@@ -67,6 +70,32 @@ class Linear {
   void prepare(const Tensor& w, std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
                bool measure_quality);
 
+  /// Prepare where ranks share the rows of W, for every layer in the same order on every rank. Once for each W and
+  /// step:
+  ///
+  ///     linear.find_magnitudes(rows, ..., magnitudes, ...)      I32 [linear.magnitudes(rows)]
+  ///     communicator.all_reduce(magnitudes, Reduce::Max)        those of all layers at once
+  ///
+  /// and then, once or for the forward and `again` for the backward:
+  ///
+  ///     linear.start_prepare(rows, magnitudes, ...)             quantises this rank's rows, starts what gathers them
+  ///     linear.finish_prepare(scratch)                          waits; what `use` reads is as prepare(W) leaves it
+  ///
+  /// `seed`, `step`, `measure` and the arenas are prepare's. What is gathered is taken from `weight_arena`, also by
+  /// finish_prepare; other layers may be started in between. In a measured step W itself is gathered, too, and no
+  /// operand is measured twice. What travels: gather().
+  ///
+  /// On a GPU codes keep the form that they travel in, where prepare would have stored them as a product reads them:
+  /// the same values.
+  std::int64_t magnitudes(const WeightRows& w);
+  void find_magnitudes(const WeightRows& w, std::uint64_t seed, std::uint32_t step, const Tensor& magnitudes,
+                       Arena& scratch);
+  WeightGather gather(const WeightRows& w, WeightUse use, bool measure);
+  void start_prepare(const WeightRows& w, const Tensor& magnitudes, Communicator& communicator, std::uint64_t seed,
+                     std::uint32_t step, Arena& weight_arena, Arena& scratch, WeightUse use, bool measure,
+                     bool again = false);
+  void finish_prepare(Arena& scratch);
+
   /// The matrix that prepare was given, at another place: for a pass that reads it (measurements, observers, DGE, signs
   /// drawn for every pass) where the first place does not last.
   void lend_weight(const Tensor& w) { weight_ = w; }
@@ -88,11 +117,18 @@ class Linear {
   /// After the optimizer changed W (F32 [N, K]) in step `step` of `steps`: moving averages, oscillation statistics and
   /// resets, which may write W. Returns how many weights were reset.
   std::int64_t after_update(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch);
+  /// The same of shared rows, on every rank; returns the resets among this rank's.
+  std::int64_t after_update(const WeightRows& w, Communicator& communicator, std::int64_t step, std::int64_t steps,
+                            Arena& scratch);
 
   /// The state that a checkpoint must hold for the weight W (F32 [N, K]), each with a name unique in the layer; empty
   /// for most recipes. Names and shapes depend on recipe, stage and the shape of W alone; tensors are allocated on the
-  /// first call after construction or set_stage, so a resumed run can read into them.
+  /// first call after construction or set_stage, so a resumed run can read into them. Where ranks share the rows of W,
+  /// `w` is this rank's and so are the rows of state_has_rows; the others are the same on all ranks.
   void visit_state(const Tensor& w, const std::function<void(const std::string& name, const Tensor& tensor)>& f);
+
+  /// Whether the state of that name has W's rows and columns.
+  static bool state_has_rows(const std::string& name) { return name.rfind("outlier_", 0) != 0; }
 
   const std::string& name() const { return name_; }
   /// How the layer runs in the current stage.
@@ -115,6 +151,18 @@ class Linear {
   const std::array<GemmPath, 3>& paths() const { return paths_; }
 
  private:
+  /// Between start_prepare and finish_prepare.
+  struct Gathering {
+    WeightGather plan;
+    RowGather fprop, dgrad, outliers;
+    ValueGather weight, bf16_rows, average;
+    Arena* weight_arena = nullptr;
+    WeightNeeds needs;
+    bool measure = false;
+    bool again = false;
+    RowRange own;
+  };
+
   // linear.cpp: the products
   QTensor quantise(Operand operand, const Tensor& x, const QuantizeContext& context, Arena& arena, bool measure,
                    StepProfile* profile);
@@ -122,6 +170,8 @@ class Linear {
                        StepProfile* profile);
   QuantizedPair quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved, const PassContext& pass);
   void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q);
+  void prepare_operands(const WeightNeeds& needs, Gathering* gathered, Arena& weight_arena, Arena& scratch,
+                        bool measure, bool again);
   void wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);
 
   // linear_operands.cpp: what the operands are quantised from, and by which random numbers
@@ -136,9 +186,24 @@ class Linear {
                                          std::uint32_t sample) const;
   Tensor find_amaxes(const Tensor& x, QuantizeContext& fprop, const PassContext& pass) const;
   bool codes_are_only_multiplied() const;
-  QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure);
+  /// The rows that a W is of a larger one, and what is known of that.
+  struct Part {
+    std::int64_t first = 0;  ///< row
+    std::int64_t of = 0;     ///< rows; 0 = W is the whole
+    Tensor magnitudes;       ///< QuantizeContext::amax
+    Tensor average;          ///< of these rows, where it isn't weight_average_
+  };
+  struct WeightSource {
+    Tensor values;
+    QuantizeContext context;
+  };
+  WeightSource weight_source(const Tensor& w, std::uint32_t step, Arena& arena, bool measure, const Part& part) const;
+  QTensor quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure, const Part& part);
+  WeightSource dgrad_weight_source(const Tensor& w, std::uint64_t seed, std::int64_t first_token, bool measure,
+                                   const Part& part) const;
   QTensor quantise_outliers(StreamUse use, const Tensor& channels, bool transposed, Product product,
                             const PassContext& pass);
+  WeightSource weight_outlier_source(const Tensor& w, std::uint32_t step, Arena& arena, const Part& part) const;
   QTensor quantise_weight_outliers(const Tensor& w, std::uint32_t step, Arena& arena);
   QTensor quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_token, Arena& arena, Arena& scratch,
                                 bool measure);
@@ -149,9 +214,32 @@ class Linear {
   QTensor quantise_wgrad_x(const Saved& saved, const PassContext& pass);
   Tensor outlier_source(const Saved& saved, Arena& arena) const;
 
+  // linear_gather.cpp: where ranks share the rows of W
+  enum class WeightOperand : std::uint8_t { Fprop, Dgrad, Outliers };
+  static constexpr std::array kWeightOperands = {WeightOperand::Fprop, WeightOperand::Dgrad, WeightOperand::Outliers};
+  /// This rank's rows of W, quantised, among those of q.
+  struct OwnRows {
+    QTensor q;
+    RowRange rows;
+  };
+  const QuantSpec& spec_of(WeightOperand which) const;
+  std::int64_t chosen_channels() const;
+  std::int64_t cols_of(WeightOperand which, const WeightRows& w) const;
+  WeightSource own_source(WeightOperand which, const WeightRows& w, std::uint32_t step, const Tensor& magnitudes,
+                          Arena& scratch) const;
+  std::array<Tensor, 3> magnitudes_of_operands(const WeightRows& w, const Tensor& all) const;
+  void keep_measured_rows(RowRange own, Arena& scratch);
+  OwnRows quantise_own_rows(WeightOperand which, const WeightRows& w, std::uint32_t step, Communicator& communicator,
+                            Arena& scratch);
+  static Tensor own_values(const OwnRows& own, Arena& arena);
+  void measure_oscillation(const WeightRows& w, Communicator& communicator, Arena& scratch);
+  void require_weight(const char* reader) const;
+
   // linear_state.cpp: what lasts from step to step
   void ensure_state(const Tensor& w);
-  std::int64_t reset_oscillating(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch);
+  void move_average(const Tensor& w, std::int64_t step);
+  std::int64_t reset_oscillating(const Tensor& w, const QTensor& q, RowRange rows_of_q, std::int64_t step,
+                                 std::int64_t steps, Arena& scratch);
 
   // linear_measure.cpp
   bool measures(Product product, const PassContext& pass) const;
@@ -168,15 +256,19 @@ class Linear {
   const LinearRecipe* recipe_;
 
   // Of this step
-  Tensor weight_;  // F32 [N, K], the source
+  Tensor weight_;  // [N, K], the source: F32, or BF16 as gathered; without memory where only codes were
+  std::unique_ptr<Gathering> gathering_;
   std::uint64_t seed_ = 0;
   std::uint32_t step_ = 0;
   QTensor fprop_w_;
-  QTensor dgrad_w_;           // defined when dgrad quantises W by itself, once a step
-  QTensor outlier_w_;         // the outlier channels of W, where some are chosen
-  Tensor other_channels_;     // F32 [K]: 0 at the outlier channels, else 1; where some are chosen
-  Tensor weight_transposed_;  // [K, N] BF16, for the sparse residual's product
-  Tensor measured_weight_;    // F32: a sample of W's rows, in a step that is measured
+  QTensor dgrad_w_;                      // defined when dgrad quantises W by itself, once a step
+  QTensor outlier_w_;                    // the outlier channels of W, where some are chosen
+  Tensor other_channels_;                // F32 [K]: 0 at the outlier channels, else 1; where some are chosen
+  Tensor weight_transposed_;             // [K, N] BF16, for the sparse residual's product
+  std::array<bool, 2> quality_known_{};  // of this step: fprop.w's, dgrad.w's
+  Tensor measured_weight_;               // F32: a sample of W's rows, in a step that is measured
+  // The same where rows are shared, of this rank's: W and Q(W) in fprop's basis
+  OwnedTensor measured_before_, measured_quantised_;
 
   // From step to step
   bool has_state_ = false;

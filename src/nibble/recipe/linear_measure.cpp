@@ -67,7 +67,7 @@ void Linear::measure_wgrad(const Tensor& dy, const Tensor& x, const Tensor& dw, 
 void Linear::measure_oscillation(const Tensor& w, Arena& scratch) {
   const ArenaScope scope(scratch);
   const std::int64_t rows = measured_weight_.rows();
-  const QTensor q = quantise_weight(w, step_, scratch, false);
+  const QTensor q = quantise_weight(w, step_, scratch, false, {});
   const QTensor outliers = outliers_.chosen() ? quantise_weight_outliers(w, step_, scratch) : QTensor{};
   const Tensor before = forward_weight(fprop_w_, outlier_w_, scratch);
   const Tensor after = forward_weight(q, outliers, scratch);

@@ -73,36 +73,56 @@ bool Linear::codes_are_only_multiplied() const {
          !recipe_->outlier_channels.enabled();
 }
 
-QTensor Linear::quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure) {
+// Random numbers are keyed by the place in the whole W.
+Linear::WeightSource Linear::weight_source(const Tensor& w, std::uint32_t step, Arena& arena, bool measure,
+                                           const Part& part) const {
   QuantizeContext context;
   context.random = operand_stream(seed_, step, id_, Operand::FpropW);
   context.signs = sign_stream(seed_, step, id_, Product::Fprop, basis().signs, 0);
-  context.for_product = !measure && codes_are_only_multiplied();
+  context.for_product = !measure && part.of == 0 && codes_are_only_multiplied();
+  context.element_offset = static_cast<std::uint64_t>(part.first * w.cols());
+  context.amax = part.magnitudes;
   if ((*recipe_)[Operand::FpropW].quant.rounding != Rounding::Reference) {
     if (outliers_.chosen()) context.col_fold = outliers_.others(arena);
-    return quantise(Operand::FpropW, w, context, arena, measure, nullptr);
+    return {w, context};
   }
-  context.reference = weight_average_;
-  if (!outliers_.chosen()) return quantise(Operand::FpropW, w, context, arena, measure, nullptr);
+  context.reference = part.average.defined() ? part.average : weight_average_.view();
+  if (!outliers_.chosen()) return {w, context};
   const Tensor others = arena.allocate(DType::F32, {w.rows(), w.cols()});  // a reference takes no factors
   convert(w, others);
   zero_columns(others, outliers_.channels());
-  return quantise(Operand::FpropW, others, context, arena, measure, nullptr);
+  return {others, context};
 }
 
-// Without a part in fprop's basis where the source is high precision. Signs that change with every pass, and then the
-// rounding too, are told apart by the pass's first token.
+QTensor Linear::quantise_weight(const Tensor& w, std::uint32_t step, Arena& arena, bool measure, const Part& part) {
+  const WeightSource source = weight_source(w, step, arena, measure, part);
+  return quantise(Operand::FpropW, source.values, source.context, arena, measure, nullptr);
+}
+
+// Signs that change with every pass, and then the rounding too, are told apart by the pass's first token.
+Linear::WeightSource Linear::dgrad_weight_source(const Tensor& w, std::uint64_t seed, std::int64_t first_token,
+                                                 bool measure, const Part& part) const {
+  const QuantSpec& spec = (*recipe_)[Operand::DgradW].quant;
+  QuantizeContext context;
+  context.random = operand_stream(call_seed(seed, first_token), step_, id_, Operand::DgradW);
+  context.signs = sign_stream(seed, step_, id_, Product::Dgrad, spec.hadamard.signs, first_token);
+  context.for_product = !measure && part.of == 0 && spec.granularity != Granularity::per_column();
+  context.element_offset = static_cast<std::uint64_t>(part.first * (spec.transposed ? 1 : w.cols()));
+  context.element_stride = static_cast<std::uint64_t>(spec.transposed ? part.of : 0);
+  context.amax = part.magnitudes;
+  return {w, context};
+}
+
+// Without a part in fprop's basis where the source is high precision.
 QTensor Linear::quantise_dgrad_weight(std::uint64_t seed, std::int64_t first_token, Arena& arena, Arena& scratch,
                                       bool measure) {
   const OperandSpec& spec = (*recipe_)[Operand::DgradW];
-  QuantizeContext context;
-  context.random = operand_stream(call_seed(seed, first_token), step_, id_, Operand::DgradW);
-  context.signs = sign_stream(seed, step_, id_, Product::Dgrad, spec.quant.hadamard.signs, first_token);
-  context.for_product = !measure && spec.quant.granularity != Granularity::per_column();
+  const QuantizeContext context = dgrad_weight_source(weight_, seed, first_token, measure, {}).context;
   const bool again = spec.source == OperandSource::Requantise;
   if (again && !measure && !outlier_w_.codes.defined()) {
     return requantize(fprop_w_, spec.quant, context, arena, scratch);
   }
+  if (!again) require_weight("dgrad.w");
   const Tensor source = again ? forward_weight(fprop_w_, outlier_w_, scratch) : weight_;
   return quantise(Operand::DgradW, source, context, arena, measure, nullptr);
 }
@@ -132,12 +152,20 @@ QTensor Linear::quantise_outliers(StreamUse use, const Tensor& channels, bool tr
                pass.arena);
 }
 
-QTensor Linear::quantise_weight_outliers(const Tensor& w, std::uint32_t step, Arena& arena) {
+Linear::WeightSource Linear::weight_outlier_source(const Tensor& w, std::uint32_t step, Arena& arena,
+                                                   const Part& part) const {
   const Tensor channels = arena.allocate(w.dtype(), {w.rows(), outliers_.channels().numel()});
   gather_columns(w, outliers_.channels(), channels);
   QuantizeContext context;
   context.random = layer_stream(seed_, step, id_, StreamUse::OutlierW);
-  return quantize(channels, recipe_->outlier_channels.quant, context, arena);
+  context.element_offset = static_cast<std::uint64_t>(part.first * channels.cols());
+  context.amax = part.magnitudes;
+  return {channels, context};
+}
+
+QTensor Linear::quantise_weight_outliers(const Tensor& w, std::uint32_t step, Arena& arena) {
+  const WeightSource source = weight_outlier_source(w, step, arena, {});
+  return quantize(source.values, recipe_->outlier_channels.quant, source.context, arena);
 }
 
 // Unquantised X in wgrad has no outliers to keep apart.

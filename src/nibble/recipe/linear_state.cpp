@@ -46,6 +46,9 @@ void Linear::set_stage(std::size_t stage) {
   has_state_ = false;
   oscillation_.reset();
   measured_weight_ = {};
+  measured_before_ = {};
+  measured_quantised_ = {};
+  gathering_.reset();
   fprop_w_ = dgrad_w_ = outlier_w_ = {};
 }
 
@@ -71,25 +74,31 @@ void Linear::visit_state(const Tensor& w, const std::function<void(const std::st
   oscillation_watch_.visit_state(f);
 }
 
+void Linear::move_average(const Tensor& w, std::int64_t step) {
+  const WeightAverage& average = recipe_->weight_average;
+  if (!average.enabled() || w.rows() == 0) return;
+  if (step <= average.start_step) {
+    convert(w, weight_average_);
+  } else {
+    update_average(weight_average_, w, average.decay);
+  }
+}
+
 std::int64_t Linear::after_update(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch) {
   ensure_state(w);
   outliers_.finish_step(step);
-  const WeightAverage& average = recipe_->weight_average;
-  if (average.enabled()) {
-    if (step <= average.start_step) {
-      convert(w, weight_average_);
-    } else {
-      update_average(weight_average_, w, average.decay);
-    }
-  }
+  move_average(w, step);
   if (measured_weight_.defined()) measure_oscillation(w, scratch);
-  return oscillation_watch_.wants(step, steps) ? reset_oscillating(w, step, steps, scratch) : 0;
+  if (!oscillation_watch_.wants(step, steps)) return 0;
+  const ArenaScope scope(scratch);
+  const QTensor q = quantise_weight(w, static_cast<std::uint32_t>(step + 1), scratch, false, {});
+  return reset_oscillating(w, q, {0, w.rows()}, step, steps, scratch);
 }
 
-// Everything in fprop's basis, where W is quantised. Rows without a flagged element keep their bits.
-std::int64_t Linear::reset_oscillating(const Tensor& w, std::int64_t step, std::int64_t steps, Arena& scratch) {
-  const ArenaScope scope(scratch);
-  const QTensor q = quantise_weight(w, static_cast<std::uint32_t>(step + 1), scratch, false);
+// Everything in fprop's basis, where W is quantised: w, or more rows, as q. Rows without a flagged element keep their
+// bits.
+std::int64_t Linear::reset_oscillating(const Tensor& w, const QTensor& q, RowRange rows_of_q, std::int64_t step,
+                                       std::int64_t steps, Arena& scratch) {
   const RandomStream signs =
       sign_stream(seed_, static_cast<std::uint32_t>(step + 1), id_, Product::Fprop, basis().signs, 0);
   const Tensor values = scratch.allocate(DType::F32, {w.rows(), w.cols()});
@@ -98,14 +107,17 @@ std::int64_t Linear::reset_oscillating(const Tensor& w, std::int64_t step, std::
   } else {
     convert(w, values);
   }
-  const Tensor quantised = scratch.allocate(DType::F32, {w.rows(), w.cols()});
-  dequantize(q, quantised);
+  const Tensor dequantised = scratch.allocate(DType::F32, {q.rows, q.cols});
+  dequantize(q, dequantised);
+  const Tensor quantised = dequantised.row_range(rows_of_q.begin, rows_of_q.end);
   if (outliers_.chosen()) {  // not in four bits: their own value, so that they stay as they are
     const Tensor channels = scratch.allocate(DType::F32, {w.rows(), outliers_.channels().numel()});
     gather_columns(values, outliers_.channels(), channels);
     scatter_columns(channels, outliers_.channels(), quantised, Accumulate::Overwrite);
   }
-  const Tensor scales = oscillation_watch_.wants_scales() ? element_scales(q, scratch) : Tensor();
+  const Tensor scales = oscillation_watch_.wants_scales()
+                            ? element_scales(q, scratch).row_range(rows_of_q.begin, rows_of_q.end)
+                            : Tensor();
   const Tensor flagged = scratch.allocate(DType::I32, {w.rows()});
   const std::int64_t resets = oscillation_watch_.observe(values, quantised, scales, step, steps, flagged);
   if (resets > 0) {

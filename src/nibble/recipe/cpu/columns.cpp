@@ -100,6 +100,19 @@ void hiding_factors(const Tensor& columns, const Tensor& factors) {
   for (std::int64_t j = 0; j < columns.numel(); ++j) factor[column[j]] = 0;
 }
 
+void place_columns(const Tensor& from, const Tensor& to, std::int64_t first) {
+  const auto size = static_cast<std::int64_t>(dtype_size(to.dtype()));
+  const std::int64_t width = size * std::min(from.cols(), to.cols() - first);
+  const std::int64_t from_row = size * from.cols();
+  const std::int64_t to_row = size * to.cols();
+  parallel_for(to.rows(), rows_per_chunk(to_row), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      std::memcpy(static_cast<std::byte*>(to.raw()) + r * to_row + size * first,
+                  static_cast<const std::byte*>(from.raw()) + r * from_row, static_cast<std::size_t>(width));
+    }
+  });
+}
+
 void first_columns(const Tensor& x, const Tensor& out) {
   require(x.dtype() == out.dtype() && x.rows() == out.rows() && out.cols() <= x.cols(), "first_columns of {} into {}",
           to_string(x), to_string(out));

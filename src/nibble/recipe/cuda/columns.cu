@@ -179,6 +179,19 @@ void hiding_factors(const Tensor& columns, const Tensor& factors) {
   launched("hiding_factors");
 }
 
+void place_columns(const Tensor& from, const Tensor& to, std::int64_t first) {
+  require(from.device() == Device::Cuda && to.device() == Device::Cuda, "place_columns of {} into {}", to_string(from),
+          to_string(to));
+  const std::size_t size = dtype_size(to.dtype());
+  const std::size_t from_row = static_cast<std::size_t>(from.cols()) * size;
+  const std::size_t to_row = static_cast<std::size_t>(to.cols()) * size;
+  const std::size_t width = static_cast<std::size_t>(std::min(from.cols(), to.cols() - first)) * size;
+  check(
+      cudaMemcpy2DAsync(static_cast<std::byte*>(to.raw()) + static_cast<std::size_t>(first) * size, to_row, from.raw(),
+                        from_row, width, static_cast<std::size_t>(to.rows()), cudaMemcpyDeviceToDevice, stream()),
+      "place_columns");
+}
+
 void first_columns(const Tensor& x, const Tensor& out) {
   require(x.dtype() == out.dtype() && x.rows() == out.rows() && out.cols() <= x.cols() && x.device() == Device::Cuda &&
               out.device() == Device::Cuda,

@@ -9,6 +9,7 @@ void scatter_columns(const Tensor&, const Tensor&, const Tensor&, Accumulate) { 
 void zero_columns(const Tensor&, const Tensor&) { refuse(); }
 void add_column_squares(const Tensor&, const Tensor&) { refuse(); }
 void hiding_factors(const Tensor&, const Tensor&) { refuse(); }
+void place_columns(const Tensor&, const Tensor&, std::int64_t) { refuse(); }
 void first_columns(const Tensor&, const Tensor&) { refuse(); }
 void apply_trust_mask(const Tensor&, const Tensor&) { refuse(); }
 void masked_hadamard_inverse(const Tensor&, const Tensor&, const Hadamard&, const RandomStream&, const Tensor&) {
