@@ -21,9 +21,9 @@ set(NIBBLE_PUBLIC_HEADERS
     recipe/describe.h recipe/linear.h recipe/oscillation_watch.h recipe/outlier_channels.h recipe/product_quality.h
     recipe/random_streams.h recipe/recipe.h recipe/row_gather.h recipe/weight_gather.h
     model/config.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h model/packed_sequences.h
-    model/parameter.h model/parameter_memory.h model/parameter_shapes.h model/recompute.h
+    model/parameter.h model/parameter_memory.h model/parameter_shapes.h model/recompute.h model/state_tensor.h
     train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/import.h train/memory.h
-    train/optimizer.h train/stage.h train/state_tensor.h train/stored_model.h train/telemetry.h train/trainer.h
+    train/optimizer.h train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
     eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h
     eval/template.h eval/text_rules.h
     report/html.h report/runs.h report/summary.h report/table.h

@@ -23,7 +23,7 @@ constexpr double kGiB = 1 << 30;
 double tensor_bytes(StepTimer& timer) {
   std::size_t bytes = timer.model.flat_values().bytes() + timer.model.gradient_bytes() + timer.optimizer->bytes() +
                       timer.model.working_copy_peak_bytes() + timer.model.activation_peak_bytes();
-  timer.model.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
+  timer.model.visit_linear_state([&](const StateTensor& state) { bytes += state.rows.bytes(); });
   return static_cast<double>(bytes);
 }
 

@@ -59,9 +59,9 @@ double train_step(Llama& model, std::uint32_t step, bool measure = false, std::i
 using State = std::map<std::string, std::vector<unsigned char>>;
 State state_of(Llama& model) {
   State state;
-  model.visit_linear_state([&](const std::string& name, const Tensor& t) {
-    const auto* bytes = static_cast<const unsigned char*>(t.raw());
-    EXPECT_TRUE(state.emplace(name, std::vector<unsigned char>(bytes, bytes + t.bytes())).second) << name;
+  model.visit_linear_state([&](const StateTensor& t) {
+    const auto* bytes = static_cast<const unsigned char*>(t.rows.raw());
+    EXPECT_TRUE(state.emplace(t.name, std::vector<unsigned char>(bytes, bytes + t.rows.bytes())).second) << t.name;
   });
   return state;
 }
@@ -156,9 +156,9 @@ TEST(LlamaState, GoesThroughACheckpointBitForBit) {
     EXPECT_TRUE(state.contains("linears.layers.0.mlp.down.weight_average"));
     Llama resumed(small(), stateful(), 3);
     convert(whole.flat_values(), resumed.flat_values());
-    resumed.visit_linear_state([&](const std::string& name, const Tensor& t) {
-      ASSERT_EQ(state.at(name).size(), t.bytes()) << name;
-      std::memcpy(t.raw(), state.at(name).data(), t.bytes());
+    resumed.visit_linear_state([&](const StateTensor& t) {
+      ASSERT_EQ(state.at(t.name).size(), t.rows.bytes()) << t.name;
+      std::memcpy(t.rows.raw(), state.at(t.name).data(), t.rows.bytes());
     });
     for (std::uint32_t step = stop + 1; step <= stop + 3; ++step) {
       EXPECT_EQ(train_step(whole, step), train_step(resumed, step));

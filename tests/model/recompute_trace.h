@@ -73,8 +73,7 @@ inline Trace trace_of(const LlamaConfig& c, const Recipe& recipe, std::size_t st
     }
   }
   trace.weights = fetched_bytes(model.flat_values());
-  model.visit_linear_state(
-      [&](const std::string& name, const Tensor& t) { trace.state.emplace(name, fetched_bytes(t)); });
+  model.visit_linear_state([&](const StateTensor& t) { trace.state.emplace(t.name, fetched_bytes(t.rows)); });
   trace.peak = model.activation_peak_bytes();
   return trace;
 }

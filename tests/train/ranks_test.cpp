@@ -30,7 +30,7 @@ TEST_P(DeterministicRanks, GiveTheBitsOfOneRank) {
     }
   }
   ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
-  for (const auto& [size, zero] : {std::pair{2, 0}, {2, 2}, {3, 1}, {4, 2}}) {
+  for (const auto& [size, zero] : {std::pair{2, 0}, {2, 3}, {3, 1}, {3, 3}, {4, 2}}) {
     SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
     config.zero = zero;
     const fs::path run = folder.path() / fmt::format("{}-{}", size, zero);
@@ -50,7 +50,7 @@ TEST(Ranks, KeepTheirBitsWithFp8StatesAndBf16Gradients) {
   const Recipe recipe = recipe_for_test("quartet2");
   ASSERT_TRUE(train_on(1, config, recipe, folder.path() / "1"));
   for (const int size : {2, 3, 6}) {
-    for (const int zero : {0, 1, 2}) {
+    for (const int zero : {0, 1, 2, 3}) {
       SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
       if (zero > 0 && size > most_sharing_ranks(config.model)) continue;
       config.zero = zero;
@@ -76,7 +76,7 @@ TEST(Ranks, TakeTheMemoryThatWasPredicted) {
                                                   {false, ExchangeFormat::Bf16},
                                                   {false, ExchangeFormat::Fp8}}) {
       for (const bool tied : {false, true}) {
-        for (const int zero : {0, 1, 2}) {
+        for (const int zero : {0, 1, 2, 3}) {
           config.optimizer = optimizer;
           config.gradients = gradients;
           config.deterministic = deterministic;
@@ -116,7 +116,7 @@ TEST(Ranks, GoOnFromWhatOtherNumbersOfRanksWrote) {
       };
       EXPECT_FALSE(go_on(4, 2, Resume::No, 1));
       EXPECT_FALSE(go_on(1, 0, Resume::Required, 3));
-      EXPECT_FALSE(go_on(3, 1, Resume::Required, 6));
+      EXPECT_FALSE(go_on(3, 3, Resume::Required, 6));
       EXPECT_TRUE(go_on(2, 2, Resume::Required));
       expect_same_run(whole, parts);
     }
@@ -208,9 +208,11 @@ TEST_P(SharedUpdates, HaveTheBitsOfUpdatesByEveryRankWhereGradientsAreAddedUpAli
     if (GetParam() != ExchangeFormat::Bf16) {  // in which vectors of pieces stay F32
       EXPECT_TRUE(metrics_without_rates(run_of(1)) == metrics_without_rates(by_all));
     }
+    const fs::path by_pieces = run_of(2);
+    EXPECT_TRUE(metrics_without_rates(run_of(3)) == metrics_without_rates(by_pieces));
     // Sums over ranks are added up here, sums of a rank's passes there.
     const std::vector<StepRecord> expected = load_run(by_all).steps;
-    const std::vector<StepRecord> steps = load_run(run_of(2)).steps;
+    const std::vector<StepRecord> steps = load_run(by_pieces).steps;
     ASSERT_EQ(steps.size(), expected.size());
     EXPECT_EQ(steps[0].loss, expected[0].loss);
     const bool fp8 = GetParam() == ExchangeFormat::Fp8;

@@ -80,15 +80,11 @@ void load_weights(const fs::path& folder, Llama& model) { load_weights(Safetenso
 void load_weights(const TensorSource& weights, Llama& model) {
   check_weights(model.config(), weights);
   for (const Parameter& p : model.parameters()) {
-    const bool in_place = p.value.device() == Device::Cpu && !p.in_half();
+    const bool in_place = p.value.device() == Device::Cpu && !p.in_half() && !p.value_piece.defined();
     const OwnedTensor staged = in_place ? OwnedTensor() : OwnedTensor(DType::F32, p.value.shape());
     for_each_part(p, in_place ? p.value : staged.view(),
                   [&](const std::string& name, const Tensor& part) { weights.read_floats(name, part); });
-    if (p.in_half()) {
-      scaled_store(copy_to(staged, p.half.data.device()), p.half);
-    } else if (!in_place) {
-      copy(staged, p.value);
-    }
+    if (!in_place) set_values(p, copy_to(staged, p.value.device()));
   }
 }
 

@@ -43,7 +43,8 @@ void initialise_parameters(const LlamaConfig& config, std::vector<Parameter>& pa
     const Parameter& p = parameters[i];
     // Drawn on the CPU for every device, so that they are the same weights.
     OwnedTensor staged;
-    if (p.value.device() != Device::Cpu || p.in_half()) staged = OwnedTensor(DType::F32, p.value.shape());
+    if (p.value.device() != Device::Cpu || p.in_half() || p.value_piece.defined())
+      staged = OwnedTensor(DType::F32, p.value.shape());
     const Tensor value = staged.view().defined() ? staged.view() : p.value;
     if (p.value.dims() == 1) {
       std::fill_n(value.data<float>(), value.numel(), p.name.ends_with("bias") ? 0.0f : 1.0f);
@@ -54,11 +55,7 @@ void initialise_parameters(const LlamaConfig& config, std::vector<Parameter>& pa
     const double std_dev =
         output_projection ? config.init_std / std::sqrt(2.0 * static_cast<double>(config.layers)) : config.init_std;
     fill_normal(value, static_cast<float>(std_dev), {seed, kInitStep, static_cast<std::uint32_t>(i)});
-    if (p.in_half()) {
-      scaled_store(copy_to(value, p.value.device()), p.half);
-    } else {
-      copy(value, p.value);
-    }
+    if (staged.view().defined()) set_values(p, copy_to(value, p.value.device()));
   }
 }
 

@@ -12,6 +12,7 @@
 #include "nibble/model/packed_sequences.h"
 #include "nibble/model/parameter_memory.h"
 #include "nibble/model/recompute.h"
+#include "nibble/model/state_tensor.h"
 #include "nibble/recipe/linear.h"
 #include "nibble/tensor/staging.h"
 #include "nibble/tensor/work_graphs.h"
@@ -48,7 +49,8 @@ class Llama {
   int graphs_instantiated() const { return graphs_ == nullptr ? 0 : graphs_->instantiated(); }
   /// Which of the recipe's stages all linear layers run from now on; 0 at first.
   void set_stage(std::size_t stage);
-  /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step.
+  /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step. Where
+  /// ranks share values (ParameterStorage::zero = 3) it gathers what the step computes with: codes where they suffice.
   void prepare(std::uint32_t step, bool measure_quality);
 
   struct Batch {
@@ -70,8 +72,9 @@ class Llama {
   /// averages between steps. May write the parameters; returns how many weights were reset.
   std::int64_t after_update(std::int64_t step, std::int64_t steps);
   /// The recipes' state that a checkpoint must hold beside the parameters, named "linears.<layer>.<state>"; names and
-  /// shapes depend on configuration, recipe and stage alone.
-  void visit_linear_state(const std::function<void(const std::string& name, const Tensor& tensor)>& f);
+  /// shapes depend on configuration, recipe and stage alone. Where ranks share values, so do they states that have a
+  /// weight's rows.
+  void visit_linear_state(const std::function<void(const StateTensor&)>& f);
   /// Loss alone; touches no state, and observers see nothing of it. `token_losses`, when not null, receives the loss
   /// of each target.
   BatchLoss evaluate(const Batch& batch, std::vector<float>* token_losses = nullptr);
@@ -137,8 +140,15 @@ class Llama {
   /// A pass without a backward.
   PassContext inference_pass() { return {.arena = arena_, .seed = seed_, .profile = profile_, .inference = true}; }
 
-  /// The weight of linear layer `index` in F32, decoded into the arena where it is stored in half.
+  /// The weight of linear layer `index` in F32, decoded into the arena where it is stored in half; where ranks share
+  /// values, this rank's rows.
   Tensor weight(std::size_t index, Arena& arena);
+  WeightRows weight_rows(std::size_t index, Arena& arena);
+  /// Weights are stored in half and whole: who reads one in a pass gets it decoded.
+  bool lends_weights() const { return storage_.half_weights && !storage_.shares(3); }
+  std::int64_t store_resets(const Parameter& p, const WeightRows& rows, std::int64_t own);
+  void gather_linears(std::uint32_t step, bool measure_quality);
+  void gather_tables();
   Linear::Saved linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
                                const PassContext& pass);
   void linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
@@ -193,6 +203,7 @@ class Llama {
   Arena weight_arena_;     // quantised weights of a step
   bool measured_ = false;  // the step that was prepared is
   Tensor head_weight_;     // the head in the activations' precision
+  Tensor embedding_rows_;  // F32 [vocab, d]: all of them
 };
 
 }  // namespace nibble

@@ -11,6 +11,7 @@
 #include "nibble/model/operand_memory.h"
 #include "nibble/quant/requantize.h"
 #include "nibble/recipe/linear_contract.h"
+#include "nibble/recipe/weight_gather.h"
 
 namespace nibble {
 
@@ -79,10 +80,7 @@ class StepWalk {
     pass();
   }
 
-  double working_copies() const {
-    const Sharding& s = q_.sharding;
-    return s.divides(3) ? s.share(3) * weights_.peak() + two_neighbours() : weights_.peak();
-  }
+  double working_copies() const { return weights_.peak(); }
   const Ledger& activations() const { return arena_; }
   const Ledger& inputs() const { return inputs_; }
   double saved() const { return saved_; }
@@ -117,18 +115,26 @@ class StepWalk {
 
   // Linear::prepare and what Linear keeps from step to step
   void prepare() {
-    gathered_.push_back(4 * product_of(m_.vocab, m_.width));  // the embedding is read in F32
+    const double table = product_of(pieces_of(m_.vocab).padded(), m_.width);
+    if (q_.sharding.divides(3)) weights_.take(4 * table);  // the embedding is read in F32
+    weights_.take(2 * table);
     for (std::int64_t block = 0; block < m_.layers; ++block) {
-      const double before = weights_.used();
       for (std::size_t which = 0; which < 4; ++which) prepare(layer(block, which));
-      gathered_.push_back(weights_.used() - before);
     }
-    weights_.take(2 * product_of(m_.vocab, m_.width));
-    gathered_.push_back(2 * product_of(m_.vocab, m_.width));
+  }
+
+  RowPieces pieces_of(std::int64_t rows) const {
+    return {rows, q_.sharding.divides(3) ? static_cast<int>(q_.sharding.ranks) : 1};
   }
 
   void prepare(const Layer& l) {
     const double elements = product_of(l.outputs, l.inputs);
+    if (q_.sharding.divides(3)) {
+      const RowPieces pieces = pieces_of(l.outputs);
+      const WeightGather gather = weight_gather(l.recipe, pieces, l.inputs, WeightUse::Both, l.outliers(), measured_);
+      const double size = gather.weight ? static_cast<double>(dtype_size(*gather.weight)) : 0;
+      weights_.take(size * product_of(pieces.padded(), l.inputs));
+    }
     const bool only_products = l[Operand::DgradW].source != OperandSource::Requantise &&
                                !l.recipe.oscillation_reset.enabled() && l.outliers() == 0;
     quantise(weights_, operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32, false, only_products));
@@ -152,13 +158,6 @@ class StepWalk {
     if (l.recipe.weight_average.enabled()) state_ += 4 * elements;
     const OscillationReset& reset = l.recipe.oscillation_reset;
     if (reset.enabled() && reset.criterion == OscillationReset::Criterion::Ratio) state_ += 16 * elements;
-  }
-
-  /// ZeRO-3 gathers a block while the one before it runs.
-  double two_neighbours() const {
-    double most = 0;
-    for (std::size_t i = 1; i < gathered_.size(); ++i) most = std::max(most, gathered_[i - 1] + gathered_[i]);
-    return most;
   }
 
   // Llama::forward_backward
@@ -423,7 +422,6 @@ class StepWalk {
   bool measured_;
   std::int64_t tokens_;
   Ledger weights_, arena_, inputs_;
-  std::vector<double> gathered_;  // working copies of the embedding, of each block and of the head
   double saved_ = 0;
   double state_ = 0;
 };

@@ -62,7 +62,8 @@ struct MemoryPart {
 
 struct MemoryPlan {
   /// weights, gradients, moments (a rank's pieces); state of the recipe; working copies of the weights (what products
-  /// read: quantised or BF16; with ZeRO-3 a rank's piece of them, and those of two neighbouring blocks); exchange
+  /// read: quantised or BF16; with ZeRO-3 gathered from all ranks, and weights themselves
+  /// where a pass reads them); exchange
   /// buffers (with ZeRO-2 and 3 two buckets' gradients, one written and one on its way; copies of gradients in the
   /// format that travels where that is not the stored one, twice for codes, which leave and arrive: of three buckets
   /// that take turns with ZeRO, else of all); activations that wait for the backward; a rank's part of a checkpoint,

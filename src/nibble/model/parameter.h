@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "nibble/dist/communicator.h"
 #include "nibble/dist/row_pieces.h"
 #include "nibble/model/parameter_shapes.h"
 #include "nibble/optim/adamw.h"
@@ -23,8 +24,10 @@ struct ParameterStorage {
   int ranks = 1;
   /// What ranks share, each having its rows of every matrix (ZeRO, docs/distributed.md); vectors are everybody's.
   /// 1: a rank updates its own rows. 2: and keeps sums of gradients of its own rows; whole gradients last until the
-  /// next bucket but one is written. One rank alone shares nothing.
+  /// next bucket but one is written. 3: and keeps values of its own rows; what a step computes with is gathered before
+  /// it. One rank alone shares nothing.
   int zero = 0;
+  Communicator* communicator = nullptr;  ///< of the ranks, for 3
   bool shares(int level) const { return ranks > 1 && zero >= level; }
 };
 
@@ -32,9 +35,9 @@ struct ParameterStorage {
 /// layout, stacked by rows, or by elements where the parameter is a vector.
 struct Parameter {
   std::string name;    ///< "layers.0.attention.qkv"
-  Tensor value;        ///< F32; a shape without memory where `half` holds the values
+  Tensor value;        ///< F32; a shape without memory where `half` or `value_piece` holds the values
   Tensor grad;         ///< F32 or BF16, same shape
-  ScaledTensor half;   ///< F16, same shape; undefined where `value` holds them
+  ScaledTensor half;   ///< F16, same shape, perhaps without memory; undefined where values are F32
   bool decay = false;  ///< weight decay applies: matrices except the embedding; no gain, no bias
   std::vector<ParameterPart> parts;
   RowPieces pieces{0, 1};  ///< of a matrix, among the ranks that share it, with room behind it for the padding
@@ -42,9 +45,13 @@ struct Parameter {
   /// Where the sum of gradients over ranks goes if ranks share updates: this rank's piece, padding included, a part of
   /// `grad` or memory of its own; of a vector all of it. Undefined otherwise: it is `grad`.
   Tensor grad_piece;
+  /// Where a rank has values of its own rows alone: its piece, padding included, F32 or F16. Undefined otherwise.
+  Tensor value_piece;
 
   bool in_half() const { return half.data.defined(); }
   bool is_matrix() const { return value.dims() == 2; }
+  /// The values that this rank updates, F32 or F16.
+  Tensor own_values() const;
   /// Of values or gradients of the parameter's shape, those that this rank updates.
   Tensor own_rows(const Tensor& of) const { return is_matrix() ? of.row_range(own.begin, own.end) : of; }
   /// The gradient of own_rows.
@@ -74,7 +81,11 @@ void for_each_part(const Parameter& parameter, const Tensor& values, F&& f) {
   }
 }
 
-/// A copy of the parameter in F32, on its device.
+/// A copy of the parameter in F32, on its device; every rank has it whole.
 OwnedTensor values_of(const Parameter& parameter);
+/// This rank's rows in F32, in the arena where they are stored otherwise.
+Tensor own_values_of(const Parameter& parameter, Arena& arena);
+/// The parameter becomes `values`, F32 of its shape on its device: this rank's rows of it, where it has no others.
+void set_values(const Parameter& parameter, const Tensor& values);
 
 }  // namespace nibble

@@ -59,11 +59,37 @@ Tensor Parameter::own_grad() const {
   return is_matrix() ? grad_piece.row_range(0, own.size()) : grad_piece;
 }
 
+Tensor Parameter::own_values() const {
+  if (value_piece.defined()) return value_piece.row_range(0, own.size());
+  return own_rows(in_half() ? half.data : value);
+}
+
 Tensor Parameter::padded(const Tensor& of) const {
   return {of.raw(), of.dtype(), {pieces.padded(), of.cols()}, of.device()};
 }
 
+Tensor own_values_of(const Parameter& parameter, Arena& arena) {
+  const Tensor own = parameter.own_values();
+  if (!parameter.in_half()) return own;
+  const Tensor values = arena.allocate(DType::F32, {own.rows(), parameter.value.cols()});
+  if (own.numel() > 0) scaled_load({own, parameter.half.scale_inv}, values);
+  return values;
+}
+
+void set_values(const Parameter& parameter, const Tensor& values) {
+  if (!parameter.value_piece.defined()) {
+    parameter.in_half() ? scaled_store(values, parameter.half) : copy(values, parameter.value);
+    return;
+  }
+  if (!parameter.in_half()) return copy(parameter.own_rows(values), parameter.own_values());
+  // The scale is that of the whole.
+  const OwnedTensor whole(DType::F16, values.shape(), values.device());
+  scaled_store(values, {whole, parameter.half.scale_inv});
+  copy(parameter.own_rows(whole), parameter.own_values());
+}
+
 OwnedTensor values_of(const Parameter& parameter) {
+  require(!parameter.value_piece.defined(), "{}: other ranks have rows of it", parameter.name);
   OwnedTensor values(DType::F32, parameter.value.shape(), parameter.value.device());
   parameter.in_half() ? scaled_load(parameter.half, values) : convert(parameter.value, values);
   return values;
@@ -99,7 +125,7 @@ ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStora
     const std::int64_t whole = matrix ? rows.padded() * cols : s.shape[0];
     place.half = of_linear && storage.half_weights;
     place.narrow = of_linear && storage.gradients == DType::BF16;
-    place.value = (place.half ? half_values : values).take(whole);
+    place.value = (place.half ? half_values : values).take(matrix && storage.shares(3) ? rows.piece() * cols : whole);
     if (place.half) place.scale = half_scales.take(1);
     place.turns = storage.shares(2) && !(i == 0 && config.tied_head);
     if (place.turns) {
@@ -135,11 +161,15 @@ ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStora
     const bool matrix = s.shape.size() == 2;
     p.pieces = matrix ? RowPieces(s.shape[0], sharing) : RowPieces(1, 1);
     p.own = storage.shares(1) ? p.pieces.of(matrix ? storage.rank : 0) : RowRange{0, p.pieces.rows()};
-    if (place.half) {
-      p.value = Tensor(nullptr, DType::F32, s.shape, device);
-      p.half = {at(half_values_, place.value, s.shape), half_scales_.view().elements(place.scale, place.scale + 1)};
+    const OwnedTensor& stored = place.half ? half_values_ : values_;
+    p.value = Tensor(nullptr, DType::F32, s.shape, device);
+    if (place.half) p.half.scale_inv = half_scales_.view().elements(place.scale, place.scale + 1);
+    if (matrix && storage.shares(3)) {
+      const std::int64_t piece[] = {p.pieces.piece(), s.shape[1]};
+      p.value_piece = at(stored, place.value, piece);
+      if (place.half) p.half.data = Tensor(nullptr, DType::F16, s.shape, device);
     } else {
-      p.value = at(values_, place.value, s.shape);
+      (place.half ? p.half.data : p.value) = at(stored, place.value, s.shape);
     }
     const std::size_t width = place.narrow ? 1 : 0;
     if (place.turns) {

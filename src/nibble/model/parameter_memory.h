@@ -28,7 +28,7 @@ class ParameterMemory {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// In the order in which a backward completes them.
   const std::vector<ParameterRange>& buckets() const { return buckets_; }
-  /// All values but those in F16, with the padding of pieces.
+  /// All values but those in F16, with the padding of pieces; where ranks share values, this rank's.
   const Tensor& flat_values() const { return values_; }
   /// All gradients that last a step, with padding: their number divides by the ranks. F32, and BF16 where there are.
   std::vector<Tensor> flat_grads() const;

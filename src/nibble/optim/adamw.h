@@ -38,9 +38,9 @@ struct ScaledTensor {
 void adamw_fp8_step(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
                     const ScaledTensor& v, const AdamWStep& step, Arena& scratch);
 
-/// The same in two steps, for ranks that share a tensor by pieces: each measures its own, they agree on the largest, and
-/// every one stores with the scale of the whole. amax (I32 [3], of master, m and v) = max(amax, the bits of the largest
-/// magnitude of the new values); as integers they order like the magnitudes, NaN at the top.
+/// The same in two steps, for ranks that share a tensor by pieces: each measures its own, they agree on the largest,
+/// and every one stores with the scale of the whole. amax (I32 [3], of master, m and v) = max(amax, the bits of the
+/// largest magnitude of the new values); as integers they order like the magnitudes, NaN at the top.
 void adamw_fp8_measure(const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m, const ScaledTensor& v,
                        const AdamWStep& step, const Tensor& amax);
 void adamw_fp8_store(const Tensor& param, const Tensor& grad, const ScaledTensor& master, const ScaledTensor& m,
@@ -48,6 +48,10 @@ void adamw_fp8_store(const Tensor& param, const Tensor& grad, const ScaledTensor
 
 /// Quantises x (F32) into a ScaledTensor; dequantise(x) into F32.
 void scaled_store(const Tensor& x, const ScaledTensor& to);
+/// The same for ranks that share a tensor by pieces: amax (I32 [1]) = max(amax, the bits of the largest magnitude of
+/// x), then all store with the scale of the whole.
+void scaled_measure(const Tensor& x, const Tensor& amax);
+void scaled_store(const Tensor& x, const Tensor& amax, const ScaledTensor& to);
 void scaled_load(const ScaledTensor& from, const Tensor& x);
 
 }  // namespace nibble

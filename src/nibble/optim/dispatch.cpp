@@ -58,6 +58,18 @@ void scaled_store(const Tensor& x, const ScaledTensor& to) {
   on_gpu(x) ? cuda::scaled_store(x, to) : cpu::scaled_store(x, to);
 }
 
+void scaled_measure(const Tensor& x, const Tensor& amax) {
+  require(amax.numel() == 1, "scaled_measure: {} into {}", to_string(x), to_string(amax));
+  if (x.numel() > 0) on_gpu(x) ? cuda::scaled_measure(x, amax) : cpu::scaled_measure(x, amax);
+}
+
+void scaled_store(const Tensor& x, const Tensor& amax, const ScaledTensor& to) {
+  require(to.data.numel() == x.numel() && amax.numel() == 1, "scaled_store: {} by {} into {}", to_string(x),
+          to_string(amax), to_string(to.data));
+  require_scaled(to);
+  on_gpu(x) ? cuda::scaled_store(x, amax, to) : cpu::scaled_store(x, amax, to);
+}
+
 void scaled_load(const ScaledTensor& from, const Tensor& x) {
   require(from.data.numel() == x.numel(), "scaled_load: {} into {}", to_string(from.data), to_string(x));
   require_scaled(from);

@@ -124,15 +124,15 @@ void load_optimizer(const fs::path& checkpoint, Optimizer& optimizer) {
 
 void load_recipe_state(const fs::path& checkpoint, const TrainState& state, Llama& model) {
   model.set_stage(state.stage.stage);
-  std::vector<std::pair<std::string, Tensor>> wanted;
-  model.visit_linear_state([&](const std::string& name, const Tensor& tensor) { wanted.emplace_back(name, tensor); });
+  std::vector<StateTensor> wanted;
+  model.visit_linear_state([&](const StateTensor& tensor) { wanted.push_back(tensor); });
   if (wanted.empty()) return;
   if (!SafetensorsParts::exist(checkpoint, kRecipeStem)) {
     user_error("'{}' holds no state of the recipe '{}', which needs some: start the run in another folder",
                checkpoint.string(), model.recipe().name);
   }
   const SafetensorsParts parts(checkpoint, kRecipeStem);
-  for (const auto& [name, tensor] : wanted) parts.read(name, tensor);
+  for (const StateTensor& tensor : wanted) read_state(parts, checkpoint, tensor);
 }
 
 }  // namespace nibble

@@ -60,7 +60,7 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
   c.deterministic = train.boolean("deterministic", c.deterministic);
   c.exchange = train.choice("exchange", c.exchange, kExchanges);
-  c.zero = static_cast<int>(train.integer("zero", 0, 0, 2));
+  c.zero = static_cast<int>(train.integer("zero", 0, 0, 3));
   c.init = train.text("init", "");
   c.seed = static_cast<std::uint64_t>(train.integer("seed", 1, 0, kMany));
   train.finish();

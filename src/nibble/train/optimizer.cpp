@@ -42,7 +42,7 @@ class Sharing {
   explicit operator bool() const { return ranks_ != nullptr; }
   /// Own rows of the parameter are updated: those of all ranks set out.
   void updated(const Parameter& parameter) {
-    if (ranks_ == nullptr || !parameter.is_matrix()) return;
+    if (ranks_ == nullptr || !parameter.is_matrix() || parameter.value_piece.defined()) return;
     const Tensor& values = parameter.in_half() ? parameter.half.data : parameter.value;
     under_way_.push_back(ranks_->start_all_gather(parameter.piece(values, ranks_->rank()), parameter.padded(values)));
   }
@@ -68,7 +68,7 @@ class AdamWFp32 final : public Optimizer {
     for (std::size_t i = 0; i < m_.size(); ++i) {
       const ArenaScope scope(model_.scratch());
       const Parameter& p = model_.parameters()[i];
-      adamw_step(p.own_rows(p.value), gradient_of(p, model_.scratch()), m_[i], v_[i], with_decay(step, p));
+      adamw_step(p.own_values(), gradient_of(p, model_.scratch()), m_[i], v_[i], with_decay(step, p));
       sharing_.updated(p);
     }
     sharing_.finish();
@@ -110,7 +110,7 @@ class AdamWFp8 final : public Optimizer {
       const State& s = states_[i];
       const Tensor grad = gradient_of(p, scratch);
       // Where the model reads the master itself, nobody wants its values in F32.
-      const Tensor values = p.in_half() ? scratch.allocate(DType::F32, {grad.numel()}) : p.own_rows(p.value);
+      const Tensor values = p.in_half() ? scratch.allocate(DType::F32, {grad.numel()}) : p.own_values();
       const AdamWStep decayed = with_decay(step, p);
       if (sharing_) {
         adamw_fp8_store(values, grad, own_master(i), s.m.view(), s.v.view(), decayed, amax(i), scratch);
@@ -124,9 +124,9 @@ class AdamWFp8 final : public Optimizer {
   void visit(const std::function<void(const StateTensor&)>& f) const override {
     for (std::size_t i = 0; i < states_.size(); ++i) {
       const Parameter& p = model_.parameters()[i];
-      // The model's own master is whole on every rank, and must be after it was read.
-      f(p.in_half() ? StateTensor::of(p.name + ".master", p.half.data)
-                    : state_of(p, ".master", states_[i].master->data));
+      // The model's own master must be whole after it was read, where it was before.
+      f(p.in_half() && !p.value_piece.defined() ? StateTensor::of(p.name + ".master", p.half.data)
+                                                : state_of(p, ".master", own_master(i).data));
       f(StateTensor::of(p.name + ".master.scale_inv", own_master(i).scale_inv));
       for (const auto& [suffix, state] : {std::pair{".m", &states_[i].m}, {".v", &states_[i].v}}) {
         f(state_of(p, suffix, state->data));
@@ -141,6 +141,15 @@ class AdamWFp8 final : public Optimizer {
       if (p.in_half()) continue;
       const ArenaScope scope(model_.scratch());
       ScaledTensor master = own_master(i);
+      if (p.value_piece.defined()) {
+        const Tensor largest = amax(i).elements(0, 1);
+        fill_zero(largest);
+        scaled_measure(p.own_values(), largest);
+        sharing_.ranks().all_reduce(largest, Reduce::Max);
+        scaled_store(p.own_values(), largest, master);
+        if (master.data.numel() > 0) scaled_load(master, p.own_values());
+        continue;
+      }
       if (sharing_ && p.is_matrix()) {  // the scale is that of the whole
         const Tensor own = master.data;
         master.data = model_.scratch().allocate(DType::F16, {p.value.rows(), p.value.cols()});
@@ -170,7 +179,7 @@ class AdamWFp8 final : public Optimizer {
   ScaledTensor own_master(std::size_t i) const {
     if (states_[i].master) return states_[i].master->view();
     const Parameter& p = model_.parameters()[i];
-    return {p.own_rows(p.half.data), p.half.scale_inv};
+    return {p.own_values(), p.half.scale_inv};
   }
   Tensor amax(std::size_t i) const {
     const auto at = static_cast<std::int64_t>(3 * i);

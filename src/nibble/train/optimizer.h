@@ -8,9 +8,9 @@
 
 #include "nibble/dist/communicator.h"
 #include "nibble/model/llama.h"
+#include "nibble/model/state_tensor.h"
 #include "nibble/optim/adamw.h"
 #include "nibble/train/config.h"
-#include "nibble/train/state_tensor.h"
 
 namespace nibble {
 

@@ -20,6 +20,7 @@ Tensor rows_of(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
 
 /// Rows of a parameter in F32, in the scratch arena where it is stored otherwise.
 Tensor values_of_rows(const Parameter& parameter, const RowRange& rows, Arena& scratch) {
+  if (parameter.value_piece.defined()) return own_values_of(parameter, scratch);  // these rows
   if (!parameter.in_half()) return rows_of(parameter.value, rows.begin, rows.end);
   const Tensor half = rows_of(parameter.half.data, rows.begin, rows.end);
   const Tensor values = scratch.allocate(DType::F32, {half.dim(0), half.numel() / half.dim(0)});
@@ -42,9 +43,9 @@ void StateSnapshot::take(Llama& model, const Optimizer& optimizer) {
   take_weights(model);
   stems_.emplace_back("optimizer");
   optimizer.visit([&](const StateTensor& state) { take(state); });
-  model.visit_linear_state([&](const std::string& name, const Tensor& tensor) {
+  model.visit_linear_state([&](const StateTensor& state) {
     if (stems_.size() == 2) stems_.emplace_back("recipe");
-    take(StateTensor::of(name, tensor));
+    take(state);
   });
   parallel_for(static_cast<std::int64_t>(to_copy_.size()), 1, [&](std::int64_t begin, std::int64_t) {
     const Held& held = held_[to_copy_[static_cast<std::size_t>(begin)]];

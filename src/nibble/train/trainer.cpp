@@ -104,11 +104,12 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
   board.scalars(step, scalars);
 }
 
-ParameterStorage storage_of_rank(const TrainConfig& config, const Communicator& ranks) {
+ParameterStorage storage_of_rank(const TrainConfig& config, Communicator& ranks) {
   ParameterStorage storage = storage_for(config.optimizer, config.gradients);
   storage.rank = ranks.rank();
   storage.ranks = ranks.size();
   storage.zero = config.zero;
+  storage.communicator = &ranks;
   if (const std::int64_t most = most_sharing_ranks(config.model); storage.shares(1) && ranks.size() > most) {
     user_error("train.zero = {} shares matrices by {} rows, and this model's smallest has enough for {} ranks, not {}",
                config.zero, RowPieces::kBorder, most, ranks.size());
@@ -270,7 +271,7 @@ class Trainer {
     // The optimizer counts the master weights that are the model's own.
     std::size_t bytes = model_.flat_values().bytes() + model_.gradient_bytes() + optimizer_->bytes() +
                         exchange_.bytes() + model_.working_copy_peak_bytes() + model_.activation_peak_bytes();
-    model_.visit_linear_state([&](const std::string&, const Tensor& tensor) { bytes += tensor.bytes(); });
+    model_.visit_linear_state([&](const StateTensor& state) { bytes += state.rows.bytes(); });
     if (config_.device == Device::Cpu) bytes += checkpoints_.bytes();
     return bytes;
   }

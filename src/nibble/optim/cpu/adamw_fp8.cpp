@@ -117,19 +117,33 @@ NIBBLE_SIMD void requantise(State s, const float* grad, AdamWFactors f, ScalePai
 
 }  // namespace
 
-void scaled_store(const Tensor& x, const ScaledTensor& to) {
+void scaled_measure(const Tensor& x, const Tensor& amax) {
   const std::int64_t n = x.numel();
+  const float* from = x.data<float>();
+  std::vector<std::int32_t> top(static_cast<std::size_t>((n + kGrain - 1) / kGrain));
+  parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) {
+    top[static_cast<std::size_t>(b / kGrain)] = amax_bits(from + b, e - b);
+  });
+  auto* largest = amax.data<std::int32_t>();
+  for (const std::int32_t bits : top) *largest = std::max(*largest, bits);
+}
+
+void scaled_store(const Tensor& x, const Tensor& amax, const ScaledTensor& to) {
   const float* from = x.data<float>();
   float* inv = to.scale_inv.data<float>();
   dispatch_scaled(to, [&](auto* data, float fp_max) {
-    std::vector<std::int32_t> top(static_cast<std::size_t>((n + kGrain - 1) / kGrain) + 1);  // one more: never empty
-    parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) {
-      top[static_cast<std::size_t>(b / kGrain)] = amax_bits(from + b, e - b);
-    });
-    const ScalePair scale = choose_scale(fp_max, *std::max_element(top.begin(), top.end()), *inv);
-    parallel_for(n, kGrain, [&](std::int64_t b, std::int64_t e) { store(from + b, scale.sf, data + b, e - b); });
+    const ScalePair scale = choose_scale(fp_max, *amax.data<std::int32_t>(), *inv);
+    parallel_for(x.numel(), kGrain,
+                 [&](std::int64_t b, std::int64_t e) { store(from + b, scale.sf, data + b, e - b); });
     *inv = scale.inv;
   });
+}
+
+void scaled_store(const Tensor& x, const ScaledTensor& to) {
+  std::int32_t top = 0;
+  const Tensor amax = Tensor::of(&top, {1});
+  cpu::scaled_measure(x, amax);
+  cpu::scaled_store(x, amax, to);
 }
 
 void scaled_load(const ScaledTensor& from, const Tensor& x) {

@@ -171,6 +171,22 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kScaleThreads = 1024;
 
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads) amax_kernel(const float* x, std::int32_t* amax, std::int64_t n) {
+  std::int32_t top = 0;
+  for_packs<kWidth>(n, [&]<int kCount>(std::int64_t i) {
+    const Pack<float, kCount> from = load_pack<kCount>(x + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) top = max(top, magnitude_bits(from.v[k]));
+  });
+  top = block_max<kThreads>(top);
+  if (threadIdx.x == 0) atomicMax(amax, top);
+}
+
+__global__ void scale_of_kernel(const std::int32_t* amax, float fp_max, float* inv) {
+  *inv = choose_scale(fp_max, *amax, *inv).inv;
+}
+
 /// The scale of a whole tensor, by one block: for state that is stored once a run, not once a step, so that no memory
 /// is wanted in between.
 template <int kWidth>
@@ -232,6 +248,37 @@ void scaled_store(const Tensor& x, const ScaledTensor& to) {
       store_kernel<4><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
     } else {
       scale_kernel<1><<<1, kScaleThreads, 0, stream()>>>(from, kMaxOf<T>, inv, n);
+      store_kernel<1><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
+    }
+  });
+  launched("scaled_store");
+}
+
+void scaled_measure(const Tensor& x, const Tensor& amax) {
+  const std::int64_t n = x.numel();
+  const auto* from = device_data<float>(x, "scaled_measure");
+  auto* top = device_data<std::int32_t>(amax, "scaled_measure");
+  const unsigned grid = grid_for((n + 3) / 4, kThreads);
+  if (packs_fit(from)) {
+    amax_kernel<4><<<grid, kThreads, 0, stream()>>>(from, top, n);
+  } else {
+    amax_kernel<1><<<grid, kThreads, 0, stream()>>>(from, top, n);
+  }
+  launched("scaled_measure");
+}
+
+void scaled_store(const Tensor& x, const Tensor& amax, const ScaledTensor& to) {
+  const std::int64_t n = x.numel();
+  const auto* from = device_data<float>(x, "scaled_store");
+  const auto* top = device_data<std::int32_t>(amax, "scaled_store");
+  auto* inv = device_data<float>(to.scale_inv, "scaled_store");
+  dispatch_scaled(to, "scaled_store", [&]<class T>(T* data) {
+    scale_of_kernel<<<1, 1, 0, stream()>>>(top, kMaxOf<T>, inv);
+    if (n == 0) return;
+    const unsigned grid = grid_for((n + 3) / 4, kThreads);
+    if (packs_fit(from, data)) {
+      store_kernel<4><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
+    } else {
       store_kernel<1><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
     }
   });

@@ -13,6 +13,8 @@ void adamw_fp8_store(const Tensor&, const Tensor&, const ScaledTensor&, const Sc
                      const AdamWStep&, const Tensor&, Arena&) {
   refuse();
 }
+void scaled_measure(const Tensor&, const Tensor&) { refuse(); }
+void scaled_store(const Tensor&, const Tensor&, const ScaledTensor&) { refuse(); }
 void scaled_store(const Tensor&, const ScaledTensor&) { refuse(); }
 void scaled_load(const ScaledTensor&, const Tensor&) { refuse(); }
 
