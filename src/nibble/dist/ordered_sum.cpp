@@ -1,8 +1,8 @@
 #include "nibble/dist/ordered_sum.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "nibble/dist/gather.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/tensor/device.h"
 
@@ -204,16 +204,9 @@ std::vector<double> gather_positions(Communicator& communicator, std::span<const
   const Positions own = positions_of(communicator.rank(), ranks, count);
   require(static_cast<std::int64_t>(mine.size()) == own.size(), "{} figures of {} positions", mine.size(), own.size());
   const std::int64_t each = (count + ranks - 1) / ranks;
-  const auto bytes = static_cast<std::int64_t>(sizeof(double)) * each;
-  std::vector<double> padded(static_cast<std::size_t>(each));
-  std::copy(mine.begin(), mine.end(), padded.begin());
-  std::vector<double> all(static_cast<std::size_t>(each * ranks));
-  const Tensor sent = Tensor::of(reinterpret_cast<std::uint8_t*>(padded.data()), {bytes});
-  const Tensor received = Tensor::of(reinterpret_cast<std::uint8_t*>(all.data()), {bytes * ranks});
-  const OwnedTensor sent_there = copy_to(sent, communicator.device());
-  const OwnedTensor received_there(DType::U8, {bytes * ranks}, communicator.device());
-  communicator.all_gather(sent_there, received_there);
-  copy(received_there, received);
+  std::vector<double> padded(mine.begin(), mine.end());
+  padded.resize(static_cast<std::size_t>(each));
+  const std::vector<double> all = gather_values<double>(communicator, padded);
   std::vector<double> ordered;
   for (int r = 0; r < ranks; ++r) {
     const auto* from = all.data() + static_cast<std::size_t>(r * each);

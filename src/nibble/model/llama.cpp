@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "nibble/dist/ordered_sum.h"
 #include "nibble/model/initialise.h"
 #include "nibble/ops/attention.h"
 #include "nibble/ops/bias.h"
@@ -55,15 +54,6 @@ void restore_input(Linear::Saved& saved, const Tensor& x) {
   saved.source = x;
 }
 
-/// In F32: all that this rank has of the parameter, decoded into the arena where it is stored in half.
-Tensor own_or_whole(const Parameter& p, Arena& arena) {
-  if (p.value_piece.defined()) return own_values_of(p, arena);
-  if (!p.in_half()) return p.value;
-  const Tensor values = arena.allocate(DType::F32, {p.value.rows(), p.value.cols()});
-  scaled_load(p.half, values);
-  return values;
-}
-
 BatchLoss sum_of(const Tensor& losses, const Tensor& targets) {
   BatchLoss loss;
   const float* each = losses.data<float>();
@@ -93,7 +83,6 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
       weight_arena_(device) {
   recipe_.high_precision =
       unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
-  require(!storage_.shares(3) || storage_.communicator != nullptr, "ranks that share values, without a communicator");
   find_parameters();
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     for (const std::size_t weight : {blocks_[b].qkv, blocks_[b].output, blocks_[b].gate_up, blocks_[b].down}) {
@@ -163,69 +152,13 @@ void Llama::prepare(std::uint32_t step, bool measure_quality) {
 }
 
 Tensor Llama::weight(std::size_t index, Arena& arena) {
-  return own_or_whole(parameters_[linear_parameters_[index]], arena);
+  return held_values_of(parameters_[linear_parameters_[index]], arena);
 }
 
-WeightRows Llama::weight_rows(std::size_t index, Arena& arena) {
-  return {weight(index, arena), parameters_[linear_parameters_[index]].pieces, storage_.rank};
-}
-
-// Layers are quantised while the codes of those before them travel.
-void Llama::gather_linears(std::uint32_t step, bool measure_quality) {
-  constexpr std::size_t kUnderWay = 4;
-  Communicator& ranks = *storage_.communicator;
-  const ArenaScope scope(arena_);
-  std::vector<std::int64_t> first{0};  // of each layer's magnitudes
-  for (std::size_t i = 0; i < linears_.size(); ++i) {
-    const ArenaScope layer(arena_);
-    first.push_back(first.back() + linears_[i].magnitudes(weight_rows(i, arena_)));
-  }
-  const Tensor magnitudes = arena_.allocate(DType::I32, {first.back()});
-  fill_zero(magnitudes);
-  const auto of_layer = [&](std::size_t i) { return magnitudes.elements(first[i], first[i + 1]); };
-  for (std::size_t i = 0; i < linears_.size(); ++i) {
-    const ArenaScope layer(arena_);
-    linears_[i].find_magnitudes(weight_rows(i, arena_), seed_, step, of_layer(i), arena_);
-  }
-  if (first.back() > 0) ranks.all_reduce(magnitudes, Reduce::Max);
-  const auto finish = [&](std::size_t i) {
-    const ArenaScope layer(arena_);
-    linears_[i].finish_prepare(arena_);
-  };
-  for (std::size_t i = 0; i < linears_.size(); ++i) {
-    const ArenaScope layer(arena_);
-    linears_[i].start_prepare(weight_rows(i, arena_), of_layer(i), ranks, seed_, step, weight_arena_, arena_,
-                              WeightUse::Both, measure_quality);
-    if (i >= kUnderWay) finish(i - kUnderWay);
-  }
-  for (std::size_t i = linears_.size() < kUnderWay ? 0 : linears_.size() - kUnderWay; i < linears_.size(); ++i) {
-    finish(i);
-  }
-}
-
-void Llama::gather_tables() {
-  Communicator& ranks = *storage_.communicator;
-  const auto room = [&](const Parameter& p, DType dtype) {
-    return weight_arena_.allocate(dtype, {p.pieces.padded(), config_.width});
-  };
-  const Parameter& embedding = parameters_[embedding_];
-  const Parameter& head = parameters_[head_];
-  const Tensor rows = room(embedding, DType::F32);
-  const Pending rows_under_way = ranks.start_all_gather(embedding.value_piece, rows);
-  embedding_rows_ = rows.row_range(0, config_.vocab);
-  head_weight_ = embedding_rows_;
-  if (activations_ == DType::BF16) {
-    const Tensor narrow = room(head, DType::BF16);
-    const std::int64_t n = head.pieces.piece();
-    const Tensor own = narrow.row_range(storage_.rank * n, (storage_.rank + 1) * n);
-    convert(head.value_piece, own);
-    ranks.all_gather(own, narrow);
-    head_weight_ = narrow.row_range(0, config_.vocab);
-  } else if (head_ != embedding_) {
-    const Tensor wide = room(head, DType::F32);
-    ranks.all_gather(head.value_piece, wide);
-    head_weight_ = wide.row_range(0, config_.vocab);
-  }
+Tensor Llama::weight_if(bool read, std::size_t index, Arena& arena) {
+  const Parameter& p = parameters_[linear_parameters_[index]];
+  if (read) return held_values_of(p, arena);
+  return p.value_piece.defined() ? Tensor(nullptr, DType::F32, p.own_values().shape(), device_) : p.value;
 }
 
 Linear::Saved Llama::linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
@@ -549,13 +482,12 @@ std::int64_t Llama::after_update(std::int64_t step, std::int64_t steps) {
     const LinearRecipe& recipe = linears_[i].recipe();
     const Parameter& p = parameters_[linear_parameters_[i]];
     const bool reads_weight = measured_ || recipe.weight_average.enabled() || recipe.oscillation_reset.enabled();
+    const Tensor w = weight_if(reads_weight, i, arena_);
     if (storage_.shares(3)) {
-      const WeightRows rows = weight_rows(i, arena_);
-      const std::int64_t own = linears_[i].after_update(rows, *storage_.communicator, step, steps, arena_);
-      resets += recipe.oscillation_reset.enabled() ? store_resets(p, rows, own) : 0;
+      const std::int64_t own = linears_[i].after_update(weight_rows(i, w), *storage_.communicator, step, steps, arena_);
+      resets += recipe.oscillation_reset.enabled() ? store_resets(p, w, own) : 0;
       continue;
     }
-    const Tensor w = reads_weight ? weight(i, arena_) : p.value;
     const std::int64_t in_this = linears_[i].after_update(w, step, steps, arena_);
     if (in_this > 0 && p.in_half()) scaled_store(w, p.half);
     resets += in_this;
@@ -563,34 +495,17 @@ std::int64_t Llama::after_update(std::int64_t step, std::int64_t steps) {
   return resets;
 }
 
-/// Of all ranks' rows; the new values are stored where they are not in place.
-std::int64_t Llama::store_resets(const Parameter& p, const WeightRows& rows, std::int64_t own) {
-  Communicator& ranks = *storage_.communicator;
-  const double mine[] = {static_cast<double>(own)};
-  std::int64_t all = 0;
-  for (const double of_rank : gather_positions(ranks, mine, ranks.size())) all += static_cast<std::int64_t>(of_rank);
-  if (all == 0 || !p.in_half()) return all;
-  const Tensor amax = arena_.allocate(DType::I32, {1});
-  fill_zero(amax);
-  scaled_measure(rows.values, amax);
-  ranks.all_reduce(amax, Reduce::Max);
-  scaled_store(rows.values, amax, {p.own_values(), p.half.scale_inv});
-  return all;
-}
-
 void Llama::visit_linear_state(const std::function<void(const StateTensor&)>& f) {
   for (std::size_t i = 0; i < linears_.size(); ++i) {
     const ArenaScope scope(arena_);
     const std::string prefix = fmt::format("linears.{}.", linears_[i].name());
-    const bool reads_weight = linears_[i].recipe().weight_average.enabled();
     const Parameter& p = parameters_[linear_parameters_[i]];
     const bool shared = storage_.shares(3);
-    linears_[i].visit_state(reads_weight || shared ? weight(i, arena_) : p.value,
-                            [&](const std::string& name, const Tensor& tensor) {
-                              if (!shared || !Linear::state_has_rows(name))
-                                return f(StateTensor::of(prefix + name, tensor));
-                              f({prefix + name, {p.value.shape().begin(), p.value.shape().end()}, p.own.begin, tensor});
-                            });
+    const Tensor w = weight_if(linears_[i].recipe().weight_average.enabled(), i, arena_);
+    linears_[i].visit_state(w, [&](const std::string& name, const Tensor& tensor) {
+      if (!shared || !Linear::state_has_rows(name)) return f(StateTensor::of(prefix + name, tensor));
+      f({prefix + name, {p.value.shape().begin(), p.value.shape().end()}, p.own.begin, tensor});
+    });
   }
 }
 
@@ -623,7 +538,7 @@ BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) 
 std::string Llama::first_non_finite(const Batch& batch) {
   for (const Parameter& p : parameters_) {
     const ArenaScope scope(arena_);
-    const std::int64_t at = nibble::first_non_finite(own_or_whole(p, arena_));
+    const std::int64_t at = nibble::first_non_finite(held_values_of(p, arena_));
     const std::int64_t before = storage_.shares(3) && p.is_matrix() ? p.own.begin * p.value.cols() : 0;
     if (at >= 0) return fmt::format("the parameter {} (element {})", p.name, before + at);
   }

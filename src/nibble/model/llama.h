@@ -143,12 +143,19 @@ class Llama {
   /// The weight of linear layer `index` in F32, decoded into the arena where it is stored in half; where ranks share
   /// values, this rank's rows.
   Tensor weight(std::size_t index, Arena& arena);
-  WeightRows weight_rows(std::size_t index, Arena& arena);
+  /// The same, or a tensor of its shape where it isn't read.
+  Tensor weight_if(bool read, std::size_t index, Arena& arena);
   /// Weights are stored in half and whole: who reads one in a pass gets it decoded.
   bool lends_weights() const { return storage_.half_weights && !storage_.shares(3); }
-  std::int64_t store_resets(const Parameter& p, const WeightRows& rows, std::int64_t own);
+
+  // llama_gather.cpp: where ranks share values
+  WeightRows weight_rows(std::size_t index, const Tensor& values) const;
   void gather_linears(std::uint32_t step, bool measure_quality);
   void gather_tables();
+  /// After `own` weights of this rank's rows `values` were reset: those of all ranks, stored where they are not in
+  /// place.
+  std::int64_t store_resets(const Parameter& p, const Tensor& values, std::int64_t own);
+
   Linear::Saved linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
                                const PassContext& pass);
   void linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,

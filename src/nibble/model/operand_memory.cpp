@@ -63,12 +63,7 @@ OperandMemory operand_memory(const QuantSpec& spec, std::int64_t rows, std::int6
                              bool for_product, Device device) {
   OperandMemory m;
   QTensor& q = m.form;
-  q.element = spec.element;
-  q.rows = spec.transposed ? cols : rows;
-  q.cols = spec.transposed ? rows : cols;
-  q.granularity = spec.granularity;
-  q.scale_format = scale_format(spec.scale);
-  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
+  q = QTensor::form_of(spec, spec.transposed ? cols : rows, spec.transposed ? rows : cols);
   const DType stored = spec.element == ElementFormat::F32 ? DType::F32 : DType::BF16;
   if (!has_scale(spec.element) && source == stored && !spec.transposed && !spec.hadamard.enabled() && !folded) {
     q.codes = codes_of(q, device);

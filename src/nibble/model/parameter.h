@@ -19,16 +19,17 @@ struct ParameterStorage {
   bool half_weights = false;
   /// Of linear layers, or BF16: sums of several passes are rounded after each of them. All others are F32.
   DType gradients = DType::F32;
-  /// Which of how many ranks this is.
-  int rank = 0;
-  int ranks = 1;
+  /// The ranks that train the model together; null: one alone.
+  Communicator* communicator = nullptr;
   /// What ranks share, each having its rows of every matrix (ZeRO, docs/distributed.md); vectors are everybody's.
   /// 1: a rank updates its own rows. 2: and keeps sums of gradients of its own rows; whole gradients last until the
   /// next bucket but one is written. 3: and keeps values of its own rows; what a step computes with is gathered before
   /// it. One rank alone shares nothing.
   int zero = 0;
-  Communicator* communicator = nullptr;  ///< of the ranks, for 3
-  bool shares(int level) const { return ranks > 1 && zero >= level; }
+
+  int rank() const { return communicator == nullptr ? 0 : communicator->rank(); }
+  int ranks() const { return communicator == nullptr ? 1 : communicator->size(); }
+  bool shares(int level) const { return ranks() > 1 && zero >= level; }
 };
 
 /// Query, key and value matrices are one tensor, as are gate and up: `parts` gives their names in the Hugging Face
@@ -83,8 +84,8 @@ void for_each_part(const Parameter& parameter, const Tensor& values, F&& f) {
 
 /// A copy of the parameter in F32, on its device; every rank has it whole.
 OwnedTensor values_of(const Parameter& parameter);
-/// This rank's rows in F32, in the arena where they are stored otherwise.
-Tensor own_values_of(const Parameter& parameter, Arena& arena);
+/// All that this rank has of the parameter in F32, in the arena where it is stored otherwise.
+Tensor held_values_of(const Parameter& parameter, Arena& arena);
 /// The parameter becomes `values`, F32 of its shape on its device: this rank's rows of it, where it has no others.
 void set_values(const Parameter& parameter, const Tensor& values);
 

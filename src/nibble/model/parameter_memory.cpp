@@ -68,11 +68,12 @@ Tensor Parameter::padded(const Tensor& of) const {
   return {of.raw(), of.dtype(), {pieces.padded(), of.cols()}, of.device()};
 }
 
-Tensor own_values_of(const Parameter& parameter, Arena& arena) {
-  const Tensor own = parameter.own_values();
-  if (!parameter.in_half()) return own;
-  const Tensor values = arena.allocate(DType::F32, {own.rows(), parameter.value.cols()});
-  if (own.numel() > 0) scaled_load({own, parameter.half.scale_inv}, values);
+Tensor held_values_of(const Parameter& parameter, Arena& arena) {
+  const bool whole = !parameter.value_piece.defined();
+  if (!parameter.in_half()) return whole ? parameter.value : parameter.own_values();
+  const Tensor held = whole ? parameter.half.data : parameter.own_values();
+  const Tensor values = arena.allocate(DType::F32, {held.rows(), held.cols()});
+  if (held.numel() > 0) scaled_load({held, parameter.half.scale_inv}, values);
   return values;
 }
 
@@ -96,7 +97,7 @@ OwnedTensor values_of(const Parameter& parameter) {
 }
 
 ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStorage& storage, Device device) {
-  const int sharing = storage.shares(1) ? storage.ranks : 1;
+  const int sharing = storage.shares(1) ? storage.ranks() : 1;
   std::vector<ParameterShape> shapes = parameter_shapes(config);
   buckets_ = buckets_of(config, shapes);
   std::vector<std::size_t> bucket(shapes.size());
@@ -143,8 +144,8 @@ ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStora
   values_ = values.make(device);
   half_values_ = half_values.make(device);
   half_scales_ = half_scales.make(device);
-  grads_ = grads.make(device, storage.ranks);
-  narrow_grads_ = narrow_grads.make(device, storage.ranks);
+  grads_ = grads.make(device, storage.ranks());
+  narrow_grads_ = narrow_grads.make(device, storage.ranks());
   grad_count_ = grads.count();
   if (turn[0] > 0) turns_ = OwnedTensor(DType::F32, {2 * turn[0]}, device);
   if (turn[1] > 0) narrow_turns_ = OwnedTensor(DType::BF16, {2 * turn[1]}, device);
@@ -160,7 +161,7 @@ ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStora
     p.parts = std::move(s.parts);
     const bool matrix = s.shape.size() == 2;
     p.pieces = matrix ? RowPieces(s.shape[0], sharing) : RowPieces(1, 1);
-    p.own = storage.shares(1) ? p.pieces.of(matrix ? storage.rank : 0) : RowRange{0, p.pieces.rows()};
+    p.own = storage.shares(1) ? p.pieces.of(matrix ? storage.rank() : 0) : RowRange{0, p.pieces.rows()};
     const OwnedTensor& stored = place.half ? half_values_ : values_;
     p.value = Tensor(nullptr, DType::F32, s.shape, device);
     if (place.half) p.half.scale_inv = half_scales_.view().elements(place.scale, place.scale + 1);
@@ -183,7 +184,7 @@ ParameterMemory::ParameterMemory(const LlamaConfig& config, const ParameterStora
       const std::int64_t shape[] = {p.pieces.piece(), p.grad.cols()};
       p.grad_piece = matrix ? at(sums, place.piece, shape) : at(sums, place.piece, s.shape);
     } else if (storage.shares(1)) {
-      p.grad_piece = matrix ? p.piece(p.grad, storage.rank) : p.grad;
+      p.grad_piece = matrix ? p.piece(p.grad, storage.rank()) : p.grad;
     }
     parameters_.push_back(std::move(p));
   }

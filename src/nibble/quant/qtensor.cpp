@@ -81,6 +81,17 @@ void require_inside(const QTensor& q, std::int64_t r, std::int64_t c) {
 
 }  // namespace
 
+QTensor QTensor::form_of(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
+  QTensor q;
+  q.element = spec.element;
+  q.rows = rows;
+  q.cols = cols;
+  q.granularity = spec.granularity;
+  q.scale_format = nibble::scale_format(spec.scale);
+  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
+  return q;
+}
+
 QTensor QTensor::view(const Tensor& matrix) {
   require(matrix.dtype() == DType::BF16 || matrix.dtype() == DType::F32, "QTensor::view wants BF16 or F32, got {}",
           to_string(matrix));

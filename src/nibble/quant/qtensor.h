@@ -60,6 +60,8 @@ struct QTensor {
 
   /// A BF16 or F32 matrix as an operand, without a copy.
   static QTensor view(const Tensor& matrix);
+  /// What `quantize` by `spec` stores as rows and columns, without its tensors.
+  static QTensor form_of(const QuantSpec& spec, std::int64_t rows, std::int64_t cols);
 
   std::int64_t block_rows() const { return granularity.rows == 0 ? rows : granularity.rows; }
   std::int64_t block_cols() const { return granularity.cols == 0 ? cols : granularity.cols; }

@@ -12,16 +12,9 @@ struct Extent {
   std::int64_t cols = 0;
 };
 
-/// The form of a quantised matrix of `rows` rows, without memory.
+/// Of a quantised matrix of `rows` rows.
 QTensor form_of(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
-  QTensor q;
-  q.element = spec.element;
-  q.rows = spec.transposed ? cols : rows;
-  q.cols = spec.transposed ? rows : cols;
-  q.granularity = spec.granularity;
-  q.scale_format = scale_format(spec.scale);
-  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
-  return q;
+  return spec.transposed ? QTensor::form_of(spec, cols, rows) : QTensor::form_of(spec, rows, cols);
 }
 
 Extent codes_of(const QTensor& q) { return {q.rows, has_scale(q.element) ? q.code_row_bytes() : q.cols}; }

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "nibble/dist/ordered_sum.h"
+#include "nibble/dist/gather.h"
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
@@ -22,9 +22,9 @@ namespace {
 void agree_on_folder(Communicator& ranks, const std::vector<fs::path>& checkpoints, const fs::path& run) {
   std::string names;
   for (const fs::path& checkpoint : checkpoints) names += checkpoint.filename().string() + '\n';
-  const double mine[] = {static_cast<double>(xxh3_64(names) >> 12U)};
-  for (const double of_rank : gather_positions(ranks, mine, ranks.size())) {
-    if (of_rank != mine[0]) {
+  const std::uint64_t mine = xxh3_64(names);
+  for (const std::uint64_t of_rank : gather_value(ranks, mine)) {
+    if (of_rank != mine) {
       user_error("ranks see different checkpoints in '{}': it must be one folder that all of them share", run.string());
     }
   }
@@ -43,9 +43,8 @@ std::string damage_of(Communicator& ranks, const fs::path& checkpoint) {
   } catch (const UserError& e) {
     damage = e.what();
   }
-  const double mine[] = {damage.empty() ? 0.0 : 1.0};
-  const std::vector<double> all = gather_positions(ranks, mine, ranks.size());
-  const auto found = std::find(all.begin(), all.end(), 1.0);
+  const auto all = gather_value<std::uint8_t>(ranks, damage.empty() ? 0 : 1);
+  const auto found = std::find(all.begin(), all.end(), 1);
   if (!damage.empty() || found == all.end()) return damage;
   try {  // another rank's words are read off the file again
     load_state(checkpoint);

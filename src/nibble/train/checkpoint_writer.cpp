@@ -1,10 +1,12 @@
 #include "nibble/train/checkpoint_writer.h"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "nibble/dist/ordered_sum.h"
+#include "nibble/dist/gather.h"
 #include "nibble/io/checksum.h"
 #include "nibble/io/json.h"
 #include "nibble/io/safetensors_folder.h"
@@ -85,20 +87,14 @@ bool CheckpointWriter::part_written() {
 }
 
 void CheckpointWriter::complete() {
-  std::vector<double> mine;  // halves, which doubles hold exactly
-  for (const auto& [stem, sum] : *written_) {
-    mine.push_back(static_cast<double>(sum >> 32U));
-    mine.push_back(static_cast<double>(sum & 0xffffffffU));
-  }
-  const std::vector<double> all =
-      gather_positions(ranks_, mine, static_cast<std::int64_t>(mine.size()) * ranks_.size());
+  std::vector<std::uint64_t> mine;
+  for (const auto& [stem, sum] : *written_) mine.push_back(sum);
+  const std::vector<std::uint64_t> all = gather_values<std::uint64_t>(ranks_, mine);
   Checksums checksums;
-  auto half = all.begin();
+  auto of_part = all.begin();
   for (int rank = 0; rank < ranks_.size(); ++rank) {
     for (const auto& [stem, sum] : *written_) {
-      const auto high = static_cast<std::uint64_t>(*half++);
-      const auto low = static_cast<std::uint64_t>(*half++);
-      checksums[safetensors_part_name(stem, rank, ranks_.size())] = hex64(high << 32U | low);
+      checksums[safetensors_part_name(stem, rank, ranks_.size())] = hex64(*of_part++);
     }
   }
   written_.reset();
@@ -139,15 +135,12 @@ std::vector<CheckpointWriter::Sum> CheckpointWriter::write_parts(const fs::path&
 
 fs::path CheckpointWriter::agree_on_folder(const fs::path& of_rank_0) {
   if (ranks_.size() == 1) return of_rank_0;
-  const std::size_t most = checkpoint_of(run_, state_.step).filename().string().size() + 24;  // ".tmp-PID-N"
+  using Name = std::array<char, 256>;  // as long as file systems take
+  Name mine{};
   const std::string name = of_rank_0.filename().string();
-  std::vector<double> mine(most, 0.0);
-  require(name.size() <= most, "the folder '{}' has a longer name than {}", name, most);
-  std::copy(name.begin(), name.end(), mine.begin());
-  const std::vector<double> all = gather_positions(ranks_, mine, static_cast<std::int64_t>(most) * ranks_.size());
-  std::string agreed;
-  for (std::size_t i = 0; i < most && all[i] != 0; ++i) agreed += static_cast<char>(all[i]);
-  return checkpoints_of(run_) / agreed;
+  require(name.size() < mine.size(), "the folder '{}' has a long name", name);
+  std::ranges::copy(name, mine.begin());
+  return checkpoints_of(run_) / gather_value(ranks_, mine).front().data();
 }
 
 void save_checkpoint(const fs::path& run, const TrainState& state, Llama& model, const Optimizer& optimizer,

@@ -34,11 +34,7 @@ StateTensor state_of(const Parameter& parameter, const std::string& suffix, cons
 /// The ranks that share a model's updates.
 class Sharing {
  public:
-  Sharing(const Llama& model, Communicator* ranks) : ranks_(ranks) {
-    const bool shared = model.parameters().front().grad_piece.defined();
-    require(!shared || ranks != nullptr, "a model whose updates ranks share, without ranks");
-    if (!shared) ranks_ = nullptr;
-  }
+  explicit Sharing(const ParameterStorage& storage) : ranks_(storage.shares(1) ? storage.communicator : nullptr) {}
   explicit operator bool() const { return ranks_ != nullptr; }
   /// Own rows of the parameter are updated: those of all ranks set out.
   void updated(const Parameter& parameter) {
@@ -56,7 +52,7 @@ class Sharing {
 
 class AdamWFp32 final : public Optimizer {
  public:
-  AdamWFp32(Llama& model, Communicator* ranks) : model_(model), sharing_(model, ranks) {
+  explicit AdamWFp32(Llama& model) : model_(model), sharing_(model.storage()) {
     for (const Parameter& p : model.parameters()) {
       require(!p.in_half(), "AdamW with FP32 states wants the FP32 weights of {}", p.name);
       const Tensor own = p.own_rows(p.value);
@@ -89,7 +85,7 @@ class AdamWFp32 final : public Optimizer {
 
 class AdamWFp8 final : public Optimizer {
  public:
-  AdamWFp8(Llama& model, Communicator* ranks) : model_(model), sharing_(model, ranks) {
+  explicit AdamWFp8(Llama& model) : model_(model), sharing_(model.storage()) {
     for (const Parameter& p : model.parameters()) {
       const Tensor own = p.own_rows(p.value);
       State state{{}, Scaled(DType::U8, own), Scaled(DType::F16, own)};
@@ -140,26 +136,21 @@ class AdamWFp8 final : public Optimizer {
       const Parameter& p = model_.parameters()[i];
       if (p.in_half()) continue;
       const ArenaScope scope(model_.scratch());
-      ScaledTensor master = own_master(i);
-      if (p.value_piece.defined()) {
+      const ScaledTensor master = own_master(i);
+      const Tensor own = p.own_values();
+      if (sharing_) {  // the scale is that of the whole
         const Tensor largest = amax(i).elements(0, 1);
         fill_zero(largest);
-        scaled_measure(p.own_values(), largest);
+        scaled_measure(own, largest);
         sharing_.ranks().all_reduce(largest, Reduce::Max);
-        scaled_store(p.own_values(), largest, master);
-        if (master.data.numel() > 0) scaled_load(master, p.own_values());
-        continue;
-      }
-      if (sharing_ && p.is_matrix()) {  // the scale is that of the whole
-        const Tensor own = master.data;
-        master.data = model_.scratch().allocate(DType::F16, {p.value.rows(), p.value.cols()});
-        scaled_store(p.value, master);
-        copy(p.own_rows(master.data), own);
+        scaled_store(own, largest, master);
       } else {
-        scaled_store(p.value, master);
+        scaled_store(own, master);
       }
-      scaled_load(master, p.value);
+      if (own.numel() > 0) scaled_load(master, own);
+      sharing_.updated(p);
     }
+    sharing_.finish();
   }
 
  private:
@@ -215,19 +206,9 @@ ParameterStorage storage_for(OptimizerKind kind, DType gradients) {
   return {.half_weights = kind == OptimizerKind::AdamWFp8, .gradients = gradients};
 }
 
-namespace {
-
-std::unique_ptr<Optimizer> make(OptimizerKind kind, Llama& model, Communicator* ranks) {
-  if (kind == OptimizerKind::AdamWFp8) return std::make_unique<AdamWFp8>(model, ranks);
-  return std::make_unique<AdamWFp32>(model, ranks);
-}
-
-}  // namespace
-
-std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model) { return make(kind, model, nullptr); }
-
-std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model, Communicator& ranks) {
-  return make(kind, model, &ranks);
+std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model) {
+  if (kind == OptimizerKind::AdamWFp8) return std::make_unique<AdamWFp8>(model);
+  return std::make_unique<AdamWFp32>(model);
 }
 
 }  // namespace nibble

@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 
-#include "nibble/dist/communicator.h"
 #include "nibble/model/llama.h"
 #include "nibble/model/state_tensor.h"
 #include "nibble/optim/adamw.h"
@@ -30,9 +29,7 @@ class Optimizer {
 /// How a model stores its parameters for an optimizer: FP8-LM's master weights are the model's own.
 ParameterStorage storage_for(OptimizerKind kind, DType gradients);
 
-/// On one rank, or on one of several that share nothing. `model` must outlive the optimizer.
+/// Among the ranks that the model is stored for. `model` must outlive the optimizer.
 std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model);
-/// `model` is stored for its rank of `ranks`; both must outlive the optimizer.
-std::unique_ptr<Optimizer> make_optimizer(OptimizerKind kind, Llama& model, Communicator& ranks);
 
 }  // namespace nibble

@@ -20,7 +20,7 @@ Tensor rows_of(const Tensor& tensor, std::int64_t begin, std::int64_t end) {
 
 /// Rows of a parameter in F32, in the scratch arena where it is stored otherwise.
 Tensor values_of_rows(const Parameter& parameter, const RowRange& rows, Arena& scratch) {
-  if (parameter.value_piece.defined()) return own_values_of(parameter, scratch);  // these rows
+  if (parameter.value_piece.defined()) return held_values_of(parameter, scratch);  // these rows
   if (!parameter.in_half()) return rows_of(parameter.value, rows.begin, rows.end);
   const Tensor half = rows_of(parameter.half.data, rows.begin, rows.end);
   const Tensor values = scratch.allocate(DType::F32, {half.dim(0), half.numel() / half.dim(0)});

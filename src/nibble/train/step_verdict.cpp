@@ -3,27 +3,30 @@
 #include <cmath>
 #include <limits>
 
-#include "nibble/dist/ordered_sum.h"
+#include "nibble/dist/gather.h"
 
 namespace nibble {
 
 StepVerdict agree(Communicator& ranks, const StepVerdict& mine) {
   if (ranks.size() == 1) return mine;
-  constexpr std::int64_t kFigures = 5;
+  struct Figures {
+    bool stop, alarm, written;
+    double gradient_to_noise;  // NaN: not measured
+    double own_seconds;
+  };
   const double nothing = std::numeric_limits<double>::quiet_NaN();
-  const double own[kFigures] = {mine.stop ? 1.0 : 0.0, mine.alarm ? 1.0 : 0.0, mine.gradient_to_noise.value_or(nothing),
-                                mine.written ? 1.0 : 0.0, mine.own_seconds};
-  const std::vector<double> all = gather_positions(ranks, own, kFigures * ranks.size());
+  const Figures own{mine.stop, mine.alarm, mine.written, mine.gradient_to_noise.value_or(nothing), mine.own_seconds};
+  const std::vector<Figures> all = gather_value(ranks, own);
   StepVerdict verdict;
   verdict.written = true;
   verdict.own_seconds = mine.own_seconds;
-  for (std::size_t i = 0; i < all.size(); i += kFigures) {
-    verdict.stop = verdict.stop || all[i] != 0;
-    verdict.written = verdict.written && all[i + 3] != 0;
-    verdict.rank_seconds.push_back(all[i + 4]);
+  for (const Figures& rank : all) {
+    verdict.stop = verdict.stop || rank.stop;
+    verdict.written = verdict.written && rank.written;
+    verdict.rank_seconds.push_back(rank.own_seconds);
   }
-  verdict.alarm = all[1] != 0;
-  if (!std::isnan(all[2])) verdict.gradient_to_noise = all[2];
+  verdict.alarm = all.front().alarm;
+  if (!std::isnan(all.front().gradient_to_noise)) verdict.gradient_to_noise = all.front().gradient_to_noise;
   return verdict;
 }
 

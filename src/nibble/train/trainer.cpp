@@ -1,11 +1,13 @@
 #include "nibble/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "nibble/data/loader.h"
+#include "nibble/dist/gather.h"
 #include "nibble/dist/hosts.h"
 #include "nibble/io/atomic_file.h"
 #include "nibble/io/checksum.h"
@@ -106,10 +108,8 @@ void write_scalars(EventWriter& board, std::int64_t step, const nlohmann::ordere
 
 ParameterStorage storage_of_rank(const TrainConfig& config, Communicator& ranks) {
   ParameterStorage storage = storage_for(config.optimizer, config.gradients);
-  storage.rank = ranks.rank();
-  storage.ranks = ranks.size();
-  storage.zero = config.zero;
   storage.communicator = &ranks;
+  storage.zero = config.zero;
   if (const std::int64_t most = most_sharing_ranks(config.model); storage.shares(1) && ranks.size() > most) {
     user_error("train.zero = {} shares matrices by {} rows, and this model's smallest has enough for {} ranks, not {}",
                config.zero, RowPieces::kBorder, most, ranks.size());
@@ -129,7 +129,7 @@ class Trainer {
         plan_(planned(recipe)),
         model_(config.model, recipe, config.seed, DType::BF16, config.device, storage_of_rank(config, ranks)),
         exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange),
-        optimizer_(make_optimizer(config.optimizer, model_, ranks)),
+        optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms),
         checkpoints_(ranks, run_, config.device, config.keep_checkpoints, config.checkpoint_async) {
@@ -306,10 +306,9 @@ class Trainer {
   /// Of the elements that travelled in FP8, those whose sum was held to the format's largest value.
   std::optional<double> saturated_share() {
     if (config_.exchange != ExchangeFormat::Fp8 || ranks_.size() == 1) return std::nullopt;
-    const double mine[] = {static_cast<double>(exchange_.saturated())};
-    double all = 0;
-    for (const double of_rank : gather_positions(ranks_, mine, ranks_.size())) all += of_rank;
-    return all / static_cast<double>(config_.model.parameters() * exchange_.exchanges());
+    std::int64_t all = 0;
+    for (const std::int64_t of_rank : gather_value(ranks_, exchange_.saturated())) all += of_rank;
+    return static_cast<double>(all) / static_cast<double>(config_.model.parameters() * exchange_.exchanges());
   }
 
   static std::int64_t counted(const Llama::Batch& batch) {
@@ -457,22 +456,21 @@ class Trainer {
   /// ask, since each may have other rows.
   std::string first_non_finite_gradient() {
     const auto& parameters = model_.parameters();
-    double mine[] = {-1, -1};  // parameter and element
-    for (std::size_t i = parameters.size(); i-- > 0 && mine[0] < 0;) {
+    struct Found {
+      std::int64_t parameter, element;
+    };
+    Found mine{-1, -1};
+    for (std::size_t i = parameters.size(); i-- > 0 && mine.parameter < 0;) {
       const Parameter& p = parameters[i];
       const std::int64_t at = first_non_finite(p.own_grad());
       if (at < 0) continue;
-      mine[0] = static_cast<double>(i);
-      mine[1] = static_cast<double>(at + (p.is_matrix() ? p.own.begin * p.grad.cols() : 0));
+      mine = {static_cast<std::int64_t>(i), at + (p.is_matrix() ? p.own.begin * p.grad.cols() : 0)};
     }
-    const std::vector<double> all = gather_positions(ranks_, mine, 2 * ranks_.size());
-    std::size_t found = 0;
-    for (std::size_t r = 2; r < all.size(); r += 2) {
-      if (all[r] > all[found]) found = r;
-    }
-    if (all[found] < 0) return "unknown";
-    return fmt::format("the gradient of {} (element {})", parameters[static_cast<std::size_t>(all[found])].name,
-                       static_cast<std::int64_t>(all[found + 1]));
+    const std::vector<Found> all = gather_value(ranks_, mine);
+    const Found found = *std::ranges::max_element(all, {}, &Found::parameter);  // the first of equal ones
+    if (found.parameter < 0) return "unknown";
+    return fmt::format("the gradient of {} (element {})", parameters[static_cast<std::size_t>(found.parameter)].name,
+                       found.element);
   }
 
   [[noreturn]] void fail_non_finite(std::int64_t step, const char* what, const std::string& where) const {

@@ -235,6 +235,17 @@ void dispatch_scaled(const ScaledTensor& s, const char* what, F&& f) {
   f(device_data<std::uint16_t>(s.data, what));
 }
 
+/// Under the scale that stands behind `inv`.
+template <class T>
+void store(const float* from, const float* inv, T* to, std::int64_t n) {
+  const unsigned grid = grid_for((n + 3) / 4, kThreads);
+  if (packs_fit(from, to)) {
+    store_kernel<4><<<grid, kThreads, 0, stream()>>>(from, inv, to, n);
+  } else {
+    store_kernel<1><<<grid, kThreads, 0, stream()>>>(from, inv, to, n);
+  }
+}
+
 }  // namespace
 
 void scaled_store(const Tensor& x, const ScaledTensor& to) {
@@ -242,14 +253,12 @@ void scaled_store(const Tensor& x, const ScaledTensor& to) {
   const auto* from = device_data<float>(x, "scaled_store");
   auto* inv = device_data<float>(to.scale_inv, "scaled_store");
   dispatch_scaled(to, "scaled_store", [&]<class T>(T* data) {
-    const unsigned grid = grid_for((n + 3) / 4, kThreads);
-    if (packs_fit(from, data)) {
+    if (packs_fit(from)) {
       scale_kernel<4><<<1, kScaleThreads, 0, stream()>>>(from, kMaxOf<T>, inv, n);
-      store_kernel<4><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
     } else {
       scale_kernel<1><<<1, kScaleThreads, 0, stream()>>>(from, kMaxOf<T>, inv, n);
-      store_kernel<1><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
     }
+    store(from, inv, data, n);
   });
   launched("scaled_store");
 }
@@ -274,13 +283,7 @@ void scaled_store(const Tensor& x, const Tensor& amax, const ScaledTensor& to) {
   auto* inv = device_data<float>(to.scale_inv, "scaled_store");
   dispatch_scaled(to, "scaled_store", [&]<class T>(T* data) {
     scale_of_kernel<<<1, 1, 0, stream()>>>(top, kMaxOf<T>, inv);
-    if (n == 0) return;
-    const unsigned grid = grid_for((n + 3) / 4, kThreads);
-    if (packs_fit(from, data)) {
-      store_kernel<4><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
-    } else {
-      store_kernel<1><<<grid, kThreads, 0, stream()>>>(from, inv, data, n);
-    }
+    if (n > 0) store(from, inv, data, n);
   });
   launched("scaled_store");
 }

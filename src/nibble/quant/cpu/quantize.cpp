@@ -52,10 +52,9 @@ QTensor empty_result(const Source& source, ElementFormat element, Granularity gr
 }
 
 QTensor empty_elements(const Source& source, const QuantSpec& spec) {
-  QTensor q = empty_result(source, spec.element, spec.granularity, scale_format(spec.scale));
+  QTensor q = QTensor::form_of(spec, source.rows(), source.cols());
   q.tensor_scale = constant_factor(spec.scale);
   q.hadamard = spec.hadamard;
-  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
   return q;
 }
 

@@ -23,15 +23,9 @@ bool can_be_turned(const QuantSpec& spec) {
 }
 
 QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols) {
-  QTensor q;
-  q.element = spec.element;
-  q.rows = rows;
-  q.cols = cols;
-  q.granularity = spec.granularity;
-  q.scale_format = scale_format(spec.scale);
+  QTensor q = QTensor::form_of(spec, rows, cols);
   q.tensor_scale = quant_cpu::constant_factor(spec.scale);
   q.hadamard = spec.hadamard;
-  if (spec.scale == ScaleRule::Nvfp4) q.outer = spec.nvfp4.outer;
   return q;
 }
 
