@@ -40,6 +40,15 @@ TEST(Cli, HelpListsTheCommandsAndEachHasExamples) {
   }
 }
 
+TEST(Cli, SaysItsVersion) {
+  const Output said = run("--version");
+  EXPECT_EQ(said.code, 0);
+  const std::string project = read_file(NIBBLE_SOURCE_DIR "/CMakeLists.txt");
+  const std::string version = "project(nibble VERSION ";
+  const std::size_t at = project.find(version) + version.size();
+  EXPECT_EQ(said.text, "nibble " + project.substr(at, project.find(' ', at) - at) + "\n");
+}
+
 TEST(Cli, MistakesGetOneSentenceAndExitCode2) {
   TemporaryDirectory folder;
   const std::string config = write_config(folder, 2);

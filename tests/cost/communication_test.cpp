@@ -105,7 +105,7 @@ TEST(Pieces, CoverEveryParameterOnce) {
     for (const bool qwen : {false, true}) {
       model.tied_head = tied;
       model.qkv_bias = model.qk_norm = qwen;
-      const auto pieces = exchanged_pieces(model, bf16(), optimizer_layout("adamw"), f32(), {});
+      const auto pieces = exchanged_pieces(model, bf16(), optimizer_layout("adamw"), f32(), {}, 2);
       ASSERT_EQ(pieces.size(), 26u);
       EXPECT_EQ(sum_of(pieces).gradients, 4.0 * static_cast<double>(model.parameters()));
       EXPECT_EQ(sum_of(pieces).parameters, 4.0 * static_cast<double>(model.parameters()));
@@ -125,7 +125,7 @@ TEST(Pieces, GradientsOfMatricesTravelInTheirFormatAndVectorsInF32) {
     tensors += p.shape.size() == 1 ? 0 : 1;
   }
   const auto sum = [&](GradientFormat format, const char* stored) {
-    return sum_of(exchanged_pieces(model, bf16(), optimizer_layout("adamw", stored), format, {}));
+    return sum_of(exchanged_pieces(model, bf16(), optimizer_layout("adamw", stored), format, {}, 2));
   };
   EXPECT_EQ(sum(GradientFormat::BF16, "bf16").gradients, 2 * matrices + 4 * vectors);
   EXPECT_EQ(sum(GradientFormat::FP8, "f32").gradients, matrices + 4 * vectors);
@@ -140,7 +140,7 @@ TEST(Pieces, ValuesTravelAsWideAsTheyAreStored) {
   double linears = 0;
   for (const LinearShape& shape : block_linears(model)) linears += static_cast<double>(model.layers) * shape.weights();
   const auto others = static_cast<double>(model.parameters()) - linears;
-  const auto pieces = exchanged_pieces(model, bf16(), optimizer_layout("adamw-fp8"), f32(), {});
+  const auto pieces = exchanged_pieces(model, bf16(), optimizer_layout("adamw-fp8"), f32(), {}, 2);
   // FP16 in linear layers; elsewhere the F32 values, not the FP16 masters beside them.
   EXPECT_EQ(sum_of(pieces).parameters, 2 * linears + 4 * others);
 }
@@ -151,31 +151,34 @@ const LinearShape kShape{"mlp.down", 512, 1024};
 constexpr double kWeights = 512 * 1024;
 
 TEST(GatheredWeight, IsCodesAndScalesWhereTheRecipeQuantisesIt) {
-  const WeightBytes nv = gathered_weight(block_recipe(nvfp4).base(), kShape);
+  const WeightBytes nv = gathered_weight(block_recipe(nvfp4).base(), kShape, 2);
   EXPECT_DOUBLE_EQ(nv.forward, 0.5625 * kWeights);
   EXPECT_DOUBLE_EQ(nv.backward, 0.5625 * kWeights);
-  const WeightBytes mx = gathered_weight(block_recipe(mxfp4).base(), kShape);
+  const WeightBytes mx = gathered_weight(block_recipe(mxfp4).base(), kShape, 2);
   EXPECT_DOUBLE_EQ(mx.forward, 0.53125 * kWeights);
-  const WeightBytes rows = gathered_weight(vector_recipe().base(), kShape);
+  const WeightBytes rows = gathered_weight(vector_recipe().base(), kShape, 2);
   EXPECT_DOUBLE_EQ(rows.forward, 0.5 * kWeights + 4 * 512);  // an F32 scale a row
   EXPECT_DOUBLE_EQ(rows.backward, rows.forward);
-  EXPECT_DOUBLE_EQ(gathered_weight(reference_fp8().base(), kShape).forward, kWeights);
+  EXPECT_DOUBLE_EQ(gathered_weight(reference_fp8().base(), kShape, 2).forward, kWeights);
 }
 
-TEST(GatheredWeight, IsBf16WhereTheLayerIsExemptOrReadsWItself) {
-  EXPECT_EQ(gathered_weight(bf16().base(), kShape).forward, 2 * kWeights);
-  EXPECT_EQ(gathered_weight(bf16().base(), kShape).backward, 2 * kWeights);
+TEST(GatheredWeight, IsOfMoreBytesWhereTheLayerIsExemptOrReadsWItself) {
+  EXPECT_EQ(gathered_weight(bf16().base(), kShape, 2).forward, 2 * kWeights);
+  EXPECT_EQ(gathered_weight(bf16().base(), kShape, 2).backward, 2 * kWeights);
   Recipe dge = block_recipe(mxfp4);
   linear_of(dge).weight_gradient.estimator = WeightGradient::Estimator::Dge;
-  EXPECT_EQ(gathered_weight(dge.base(), kShape).forward, 0.53125 * kWeights);
-  EXPECT_EQ(gathered_weight(dge.base(), kShape).backward, 2 * kWeights);
+  EXPECT_EQ(gathered_weight(dge.base(), kShape, 2).forward, 0.53125 * kWeights);
+  EXPECT_EQ(gathered_weight(dge.base(), kShape, 2).backward, 4 * kWeights);
+  linear_of(dge)[Operand::FpropW].quant.bf16_input = true;
+  linear_of(dge)[Operand::DgradW].quant.bf16_input = true;
+  EXPECT_EQ(gathered_weight(dge.base(), kShape, 2).backward, 2 * kWeights);
   Recipe residual = block_recipe(mxfp4);
   Clamp& clamp = linear_of(residual)[Operand::FpropX].quant.clamp;
   clamp.alpha = 0.99;
   clamp.residual = ResidualMode::Sparse;
   ASSERT_GT(residual_density(residual.base()), 0);
-  EXPECT_EQ(gathered_weight(residual.base(), kShape).forward, 2 * kWeights);
-  EXPECT_EQ(gathered_weight(residual.base(), kShape).backward, 0.53125 * kWeights);
+  EXPECT_EQ(gathered_weight(residual.base(), kShape, 2).forward, (2 + 0.53125) * kWeights);
+  EXPECT_EQ(gathered_weight(residual.base(), kShape, 2).backward, 0.53125 * kWeights);
 }
 
 TEST(GatheredWeight, BringsOutlierChannelsAlong) {
@@ -185,10 +188,11 @@ TEST(GatheredWeight, BringsOutlierChannelsAlong) {
   o.multiple = 128;
   o.quant = e2m1_rows();
   o.quant.element = ElementFormat::E4M3;
-  const WeightBytes w = gathered_weight(recipe.base(), kShape);
+  const WeightBytes w = gathered_weight(recipe.base(), kShape, 2);
   const double columns = 128;  // of 102.4
   EXPECT_DOUBLE_EQ(w.forward, 0.5 * kWeights + 4 * 512 + columns * 512 + 4 * 512);
-  EXPECT_DOUBLE_EQ(w.backward, 0.5 * kWeights + 4 * 512 + 4 * columns * 512);
+  EXPECT_DOUBLE_EQ(w.backward, w.forward);  // dgrad reads what fprop quantised
+  EXPECT_DOUBLE_EQ(w.both, w.forward);
 }
 
 TEST(GatheredWeight, CountsExemptLayersOfARecipeOneByOne) {
@@ -196,16 +200,18 @@ TEST(GatheredWeight, CountsExemptLayersOfARecipeOneByOne) {
   Recipe recipe = block_recipe(nvfp4);
   recipe.exempt_first_blocks = 1;
   recipe.high_precision = bf16().base();
-  const auto pieces = exchanged_pieces(model, recipe, optimizer_layout("adamw"), f32(), {});
+  const auto pieces = exchanged_pieces(model, recipe, optimizer_layout("adamw"), f32(), {}, 2);
   double block = 0;
   for (const LinearShape& shape : block_linears(model)) block += shape.weights();
-  const double vectors = 4 * 2 * 2048;
-  EXPECT_DOUBLE_EQ(pieces[1].forward_weights, 2 * block + vectors);
-  EXPECT_DOUBLE_EQ(pieces[2].forward_weights, 0.5625 * block + vectors);
-  EXPECT_DOUBLE_EQ(pieces[2].backward_weights, 0.5625 * block + vectors);
-  EXPECT_DOUBLE_EQ(pieces[2].bf16_weights, 4 * block + 2 * vectors);
+  EXPECT_DOUBLE_EQ(pieces[1].forward_weights, 2 * block);
+  EXPECT_DOUBLE_EQ(pieces[2].forward_weights, 0.5625 * block);
+  EXPECT_DOUBLE_EQ(pieces[2].backward_weights, 0.5625 * block);
+  EXPECT_DOUBLE_EQ(pieces[2].bf16_weights, 4 * block);
+  EXPECT_DOUBLE_EQ(pieces[24].forward_weights, 2 * 0.5625 * block);  // stays for the backward, which has other codes
+  EXPECT_DOUBLE_EQ(pieces[24].backward_weights, 0);
+  EXPECT_DOUBLE_EQ(pieces[24].bf16_weights, 2 * block);
   EXPECT_DOUBLE_EQ(pieces.front().forward_weights, 4.0 * 32000 * 2048);  // embedding rows are read in F32
-  EXPECT_DOUBLE_EQ(pieces.back().forward_weights, 2.0 * 32000 * 2048 + 4 * 2048);
+  EXPECT_DOUBLE_EQ(pieces.back().forward_weights, 2.0 * 32000 * 2048);
   EXPECT_EQ(pieces.back().backward_weights, 0);
 }
 

@@ -30,6 +30,7 @@ inline bool train_on(int size, const TrainConfig& config, const Recipe& recipe, 
   std::atomic<int> complete{0};
   std::vector<std::atomic<bool>> stops(static_cast<std::size_t>(size));
   on_thread_ranks(size, [&](ThreadRank& rank) {
+    rank.late = true;  // whoever reads what is gathered before it arrived reads something else
     TrainCallbacks callbacks;
     callbacks.on_step = [&](const StepReport& r) {
       EXPECT_EQ(rank.rank(), 0);

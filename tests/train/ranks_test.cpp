@@ -33,6 +33,7 @@ TEST_P(DeterministicRanks, GiveTheBitsOfOneRank) {
   for (const auto& [size, zero] : {std::pair{2, 0}, {2, 3}, {3, 1}, {3, 3}, {4, 2}}) {
     SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
     config.zero = zero;
+    config.gather = size == 3 ? GatherWeights::Step : GatherWeights::Block;
     const fs::path run = folder.path() / fmt::format("{}-{}", size, zero);
     ASSERT_TRUE(train_on(size, config, recipe, run));
     expect_same_run(folder.path() / "1", run);
@@ -54,9 +55,34 @@ TEST(Ranks, KeepTheirBitsWithFp8StatesAndBf16Gradients) {
       SCOPED_TRACE(fmt::format("{} ranks, ZeRO-{}", size, zero));
       if (zero > 0 && size > most_sharing_ranks(config.model)) continue;
       config.zero = zero;
+      config.gather = size == 2 ? GatherWeights::Step : GatherWeights::Block;
       const fs::path run = folder.path() / fmt::format("{}-{}", size, zero);
       ASSERT_TRUE(train_on(size, config, recipe, run));
       expect_same_run(folder.path() / "1", run);
+    }
+  }
+}
+
+// Four ranks of which two have a pass less, three blocks, so that windows take turns unevenly.
+TEST(Ranks, KeepTheirBitsWhereBlocksAreGatheredAndComputedAgain) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()));
+  for (const char* name : {"wang2025", "nvfp4", "tetrajet"}) {
+    const Recipe recipe = recipe_for_test(name);
+    for (const std::int64_t layers : {1, 3}) {
+      config.model.layers = layers;
+      config.zero = 0;
+      const fs::path one = folder.path() / fmt::format("{}-{}", name, layers);
+      ASSERT_TRUE(train_on(1, config, recipe, one));
+      config.zero = 3;
+      for (const Recompute level : {Recompute::None, Recompute::BlockParts, Recompute::Block}) {
+        SCOPED_TRACE(fmt::format("{}, {} blocks, recompute {}", name, layers, recompute_name(level)));
+        config.recompute = level;
+        const fs::path run = folder.path() / fmt::format("{}-{}-{}", name, layers, recompute_name(level));
+        ASSERT_TRUE(train_on(4, config, recipe, run));
+        expect_same_run(one, run);
+      }
+      config.recompute = Recompute::None;
     }
   }
 }
@@ -76,13 +102,18 @@ TEST(Ranks, TakeTheMemoryThatWasPredicted) {
                                                   {false, ExchangeFormat::Bf16},
                                                   {false, ExchangeFormat::Fp8}}) {
       for (const bool tied : {false, true}) {
-        for (const int zero : {0, 1, 2, 3}) {
+        for (const auto& [zero, gather] : {std::pair{0, GatherWeights::Block},
+                                           {1, GatherWeights::Block},
+                                           {2, GatherWeights::Block},
+                                           {3, GatherWeights::Step},
+                                           {3, GatherWeights::Block}}) {
           config.optimizer = optimizer;
           config.gradients = gradients;
           config.deterministic = deterministic;
           config.exchange = exchange;
           config.model.tied_head = tied;
           config.zero = zero;
+          config.gather = gather;
           SCOPED_TRACE(fmt::format("ZeRO-{}: {}", zero, to_toml(config)));
           const fs::path run = folder.path() / "run";
           ASSERT_TRUE(train_on(4, config, recipe, run));
@@ -198,9 +229,11 @@ TEST_P(SharedUpdates, HaveTheBitsOfUpdatesByEveryRankWhereGradientsAreAddedUpAli
     config.optimizer = optimizer;
     config.gradients = gradients;
     const Recipe recipe = recipe_for_test("quartet2");
-    const auto run_of = [&](int zero) {
+    const auto run_of = [&](int zero, GatherWeights gather = GatherWeights::Block) {
       config.zero = zero;
-      const fs::path run = folder.path() / fmt::format("{}-{}", zero, static_cast<int>(optimizer));
+      config.gather = gather;
+      const fs::path run =
+          folder.path() / fmt::format("{}-{}-{}", zero, static_cast<int>(gather), static_cast<int>(optimizer));
       EXPECT_TRUE(train_on(4, config, recipe, run));
       return run;
     };
@@ -209,7 +242,9 @@ TEST_P(SharedUpdates, HaveTheBitsOfUpdatesByEveryRankWhereGradientsAreAddedUpAli
       EXPECT_TRUE(metrics_without_rates(run_of(1)) == metrics_without_rates(by_all));
     }
     const fs::path by_pieces = run_of(2);
-    EXPECT_TRUE(metrics_without_rates(run_of(3)) == metrics_without_rates(by_pieces));
+    for (const GatherWeights gather : {GatherWeights::Block, GatherWeights::Step}) {
+      EXPECT_TRUE(metrics_without_rates(run_of(3, gather)) == metrics_without_rates(by_pieces));
+    }
     // Sums over ranks are added up here, sums of a rank's passes there.
     const std::vector<StepRecord> expected = load_run(by_all).steps;
     const std::vector<StepRecord> steps = load_run(by_pieces).steps;
@@ -266,6 +301,32 @@ TEST(Ranks, FoldersThatTheyDoNotShareAreRefused) {
                                             Resume::Required, kNeverStop, {});
                                     }),
                     "it must be one folder that all of them share");
+}
+
+TEST(Ranks, LogWhatTheyGatherOfWeights) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 1);
+  config.model.layers = 3;
+  config.quality_every = 0;  // measured steps gather more
+  config.zero = 3;
+  const auto logged = [&](const char* recipe, GatherWeights gather) {
+    config.gather = gather;
+    const fs::path run = folder.path() / fmt::format("{}-{}", recipe, static_cast<int>(gather));
+    EXPECT_TRUE(train_on(2, config, recipe_for_test(recipe), run));
+    const nlohmann::json line = nlohmann::json::parse(read_file(run / "metrics.jsonl"));
+    return std::pair{line["gathered_bytes"].get<double>(), line["gathered_of_bf16"].get<double>()};
+  };
+  const LlamaConfig& m = config.model;
+  const double others =
+      static_cast<double>(m.layers * (m.width * (m.qkv_width() + m.attention_width()) + 3 * m.width * m.ffn)) / 2;
+  const auto [once, all] = logged("bf16", GatherWeights::Step);
+  EXPECT_EQ(once, 2 * others);
+  EXPECT_EQ(all, 1);
+  // Three passes of a forward and a backward, for which the last block stays.
+  EXPECT_EQ(logged("bf16", GatherWeights::Block).first, 3 * 5.0 / 3 * 2 * others);
+  const auto [codes, share] = logged("fp4-direct", GatherWeights::Block);
+  EXPECT_NEAR(share, 0.25, 0.02);
+  EXPECT_NEAR(codes, share * 5 * 2 * others, 1);
 }
 
 TEST(Ranks, LogTheSpreadOfTheirOwnTimes) {

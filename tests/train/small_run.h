@@ -108,7 +108,7 @@ inline std::string metrics_without_rates(const std::filesystem::path& run) {
   for (std::string line; std::getline(in, line);) {
     nlohmann::json json = nlohmann::json::parse(line);
     json.erase("tokens_per_second");
-    json.erase("rank_seconds");
+    for (const char* of_ranks : {"rank_seconds", "gathered_bytes", "gathered_of_bf16"}) json.erase(of_ranks);
     text += json.dump() + "\n";
   }
   return text;
@@ -132,9 +132,12 @@ inline std::map<std::string, std::string> contents_of_checkpoint(const std::file
   nlohmann::json state = read_json(checkpoint / kStateFile);
   for (const char* key : {"format", "ranks", "checksums"}) state.erase(key);
   std::string config = state["config"];
-  if (const std::size_t zero = config.find("\nzero = "); zero != std::string::npos) {
-    state["config"] = config.erase(zero, config.find('\n', zero + 1) - zero);
+  for (const char* key : {"\nzero = ", "\ngather = ", "\nrecompute = "}) {  // which change no bit
+    if (const std::size_t at = config.find(key); at != std::string::npos) {
+      config.erase(at, config.find('\n', at + 1) - at);
+    }
   }
+  state["config"] = config;
   contents["state"] = state.dump();
   return contents;
 }

@@ -118,6 +118,7 @@ void check_subcommand_names(int argc, char** argv, const std::map<std::string, s
 int parse_and_run(int argc, char** argv) {
   CLI::App app(kTitle, "nibble");
   app.require_subcommand(1);
+  app.set_version_flag("--version", "nibble " NIBBLE_VERSION);
   app.footer("Every command has its own help with examples: nibble COMMAND --help");
   std::vector<std::unique_ptr<Command>> commands = all_commands();
   std::map<std::string, CLI::App*> groups;
@@ -156,7 +157,7 @@ int parse_and_run(int argc, char** argv) {
   check_subcommand_names(argc, argv, known);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& e) {
+  } catch (const CLI::Success& e) {  // --help, --version
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
     user_error("{}; see 'nibble {} --help'", std::string(e.what()), argv[1]);

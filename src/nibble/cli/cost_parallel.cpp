@@ -1,5 +1,6 @@
 #include "nibble/cli/cost_parallel.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "nibble/io/format.h"
@@ -55,8 +56,9 @@ std::string communication_text(const CostQuestion& q, const CostEstimate& e) {
   std::string out = fmt::format("communication of {}, ZeRO-{}\n{}{}", ranks_text(q.parallel.cluster), q.parallel.zero,
                                 links_text(q), format_table(table));
   if (cost.bf16_weights > 0) {
-    out += fmt::format("in BF16 the weights would be {}: {:.0f} % are saved\n", bytes_text(cost.bf16_weights),
-                       100 * (1 - cost.weights.total() / cost.bf16_weights));
+    const double saved = 100 * (1 - cost.weights.total() / cost.bf16_weights);
+    out += fmt::format("in BF16 the weights would be {}: {:.0f} % {}\n", bytes_text(cost.bf16_weights), std::abs(saved),
+                       saved < 0 ? "more travels, since the recipe reads W itself" : "are saved");
   }
   out += fmt::format("step {} ms: communication {} ms, {} ms of it exposed ({:.1f} %)\n", milliseconds(cost.seconds),
                      milliseconds(cost.communication), milliseconds(cost.exposed), 100 * cost.exposed / cost.seconds);

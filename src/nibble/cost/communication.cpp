@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nibble/model/memory.h"
+#include "nibble/recipe/weight_gather.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -111,35 +113,20 @@ double gradient_format_bytes(GradientFormat format) {
   return kBytes[static_cast<std::size_t>(format)];
 }
 
-WeightBytes gathered_weight(const LinearRecipe& recipe, const LinearShape& shape) {
-  const double weights = shape.weights();
-  const double outliers = outlier_columns(recipe, shape.inputs);
-  const auto bytes = [&](const QuantSpec& spec) {
-    return weights * (has_scale(spec.element) ? stored_bits(spec, shape.inputs) : element_bits(spec.element)) / 8;
+WeightBytes gathered_weight(const LinearRecipe& recipe, const LinearShape& shape, std::int64_t ranks) {
+  if (ranks == 1) return {};
+  const RowPieces pieces(shape.outputs, static_cast<int>(ranks));
+  const auto outliers = static_cast<std::int64_t>(outlier_columns(recipe, shape.inputs));
+  const auto whole = [&](WeightUse use) {
+    const std::int64_t received = weight_gather(recipe, pieces, shape.inputs, use, outliers).bytes();
+    return as_double(received) * as_double(ranks) / as_double(ranks - 1);
   };
-  WeightBytes gathered = {bytes(effective_spec(recipe, Operand::FpropW)),
-                          bytes(effective_spec(recipe, Operand::DgradW))};
-  const OperandSpec& dgrad = recipe[Operand::DgradW];
-  if (dgrad.quant.hadamard.enabled() && dgrad.quant.hadamard.signs == Hadamard::Signs::Call) {
-    // Quantised by the pass itself, from what fprop has or from W.
-    const bool from_codes = dgrad.source == OperandSource::Requantise;
-    gathered.backward = from_codes ? bytes(recipe[Operand::FpropW].quant) : kBf16 * weights;
-  }
-  if (residual_density(recipe) > 0) gathered.forward = kBf16 * weights;
-  if (recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge) gathered.backward = kBf16 * weights;
-  if (outliers > 0) {
-    const double columns = as_double(shape.outputs) * outliers;
-    const auto width = static_cast<std::int64_t>(outliers);
-    gathered.forward += stored_bits(recipe.outlier_channels.quant, width) / 8 * columns;
-    // They are put back where dgrad reads what fprop quantised.
-    if (recipe[Operand::DgradW].source != OperandSource::HighPrecision) gathered.backward += kF32 * columns;
-  }
-  return gathered;
+  return {whole(WeightUse::Forward), whole(WeightUse::Backward), whole(WeightUse::Both)};
 }
 
 std::vector<PieceBytes> exchanged_pieces(const LlamaConfig& model, const Recipe& recipe,
                                          const OptimizerLayout& optimizer, GradientFormat format,
-                                         const CostAssumptions& assumptions) {
+                                         const CostAssumptions& assumptions, std::int64_t ranks) {
   const double table = as_double(model.vocab) * as_double(model.width);
   const double vectors = vector_elements(model);
   const double other_gradient = optimizer.other_gradient > 0 ? optimizer.other_gradient : optimizer.gradient;
@@ -154,7 +141,7 @@ std::vector<PieceBytes> exchanged_pieces(const LlamaConfig& model, const Recipe&
   PieceBytes head;
   const double final_norm = kF32 * as_double(model.width);
   head.gradients = head.parameters = final_norm;
-  head.forward_weights = head.bf16_weights = kBf16 * table + final_norm;
+  head.forward_weights = head.bf16_weights = kBf16 * table;
   if (!model.tied_head) {
     add_gradients(head, table, 1, other_gradient, format);
     head.parameters += other_value * table;
@@ -164,21 +151,21 @@ std::vector<PieceBytes> exchanged_pieces(const LlamaConfig& model, const Recipe&
   std::vector<PieceBytes> pieces = {embedding};
   const std::vector<LinearShape> linears = block_linears(model);
   const std::vector<StageShare> stages = stage_shares(recipe, assumptions.monitored_from);
+  const std::int64_t sharing = std::min(ranks, most_sharing_ranks(model));
   for (std::int64_t block = 0; block < model.layers; ++block) {
     PieceBytes piece;
     piece.gradients = piece.parameters = kF32 * vectors;
-    piece.forward_weights = piece.backward_weights = kF32 * vectors;
-    piece.bf16_weights = 2 * kF32 * vectors;
+    const bool stays = block + 1 == model.layers;
     if (format == GradientFormat::FP8) piece.sums = kF32 * vectors;
     for (const LinearShape& shape : linears) {
       add_gradients(piece, shape.weights(), 1, optimizer.gradient, format);
       piece.parameters += value * shape.weights();
-      piece.bf16_weights += 2 * kBf16 * shape.weights();
+      piece.bf16_weights += (stays ? 1 : 2) * kBf16 * shape.weights();
       for (const StageShare& stage : stages) {
         const std::string name = fmt::format("layers.{}.{}", block, shape.name);
-        const WeightBytes w = gathered_weight(recipe.resolve(name, block, model.layers, stage.stage), shape);
-        piece.forward_weights += stage.share * w.forward;
-        piece.backward_weights += stage.share * w.backward;
+        const WeightBytes w = gathered_weight(recipe.resolve(name, block, model.layers, stage.stage), shape, sharing);
+        piece.forward_weights += stage.share * (stays ? w.both : w.forward);
+        piece.backward_weights += stage.share * (stays ? 0 : w.backward);
       }
     }
     pieces.push_back(piece);

@@ -72,10 +72,9 @@ struct PieceBytes {
   double sums = 0;  ///< of FP8 gradients, where every rank needs them (ZeRO-0): codes again
   /// Values that every rank needs after the update (ZeRO-1 and 2): as wide as they are stored, F32 at most.
   double parameters = 0;
-  /// What the forward and the backward of a pass read (ZeRO-3): packed codes and scales where the recipe quantises W,
-  /// BF16 where it does not or where W itself is read too (forward: a sparse residual; backward: DGE, and signs drawn
-  /// anew each call unless fprop's codes are what is requantised), outlier channels beside them; vectors and the
-  /// embedding table in F32. The head needs one gather.
+  /// What ranks that share values (ZeRO-3) gather: of a block for the forward and for the backward of each pass
+  /// (WeightBytes), of the last one, which stays, for both at once; of the embedding (F32) and the head (BF16) once a
+  /// step.
   double forward_weights = 0;
   double backward_weights = 0;
   double bf16_weights = 0;  ///< both, were all linear layers to travel in BF16
@@ -83,16 +82,19 @@ struct PieceBytes {
 
 /// Embedding, blocks 0 to L-1, head. Averaged over the recipe's stages. A tied table's gradient and value count with
 /// the embedding; the head reads it in BF16 nevertheless. Statistics of weights that span ranks (a few kB) are left
-/// out. A gradient that is stored in fewer bytes than `format` has travels as it is stored.
+/// out. A gradient that is stored in fewer bytes than `format` has travels as it is stored. `ranks` share a matrix's
+/// rows.
 std::vector<PieceBytes> exchanged_pieces(const LlamaConfig& model, const Recipe& recipe,
                                          const OptimizerLayout& optimizer, GradientFormat format,
-                                         const CostAssumptions& assumptions);
+                                         const CostAssumptions& assumptions, std::int64_t ranks);
 
-/// Bytes of a linear layer's W as fprop and as dgrad want it gathered.
+/// What `ranks` gather of a linear layer's W, as training does it (recipe/weight_gather.h): bytes of all of W, of which
+/// each rank has one part in `ranks` already; with the padding of the last piece. Nothing for one rank.
 struct WeightBytes {
   double forward = 0;
   double backward = 0;
+  double both = 0;
 };
-WeightBytes gathered_weight(const LinearRecipe& recipe, const LinearShape& shape);
+WeightBytes gathered_weight(const LinearRecipe& recipe, const LinearShape& shape, std::int64_t ranks);
 
 }  // namespace nibble

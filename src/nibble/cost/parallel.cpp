@@ -59,7 +59,8 @@ ParallelCost parallel_cost(const LlamaConfig& model, const Recipe& recipe, const
   if (parallel.cluster.ranks() == 1) return cost;
 
   std::vector<PieceExchange> pieces;
-  for (const PieceBytes& bytes : exchanged_pieces(model, recipe, optimizer, parallel.gradients, assumptions)) {
+  for (const PieceBytes& bytes :
+       exchanged_pieces(model, recipe, optimizer, parallel.gradients, assumptions, parallel.cluster.ranks())) {
     pieces.push_back(exchange(bytes, device, parallel));
   }
   const PieceExchange& embedding = pieces.front();
@@ -74,10 +75,11 @@ ParallelCost parallel_cost(const LlamaConfig& model, const Recipe& recipe, const
   for (std::int64_t pass = 1; pass <= passes; ++pass) {
     const bool reduces = parallel.zero >= 2 || pass == passes;
     const auto reduce = [&](const PieceExchange& piece) { return reduces ? piece.reduce() : 0; };
-    run.push_back({once * phases.embedding_forward, embedding.forward.seconds, 0});
+    const bool gathers_tables = pass == 1;
+    run.push_back({once * phases.embedding_forward, gathers_tables ? embedding.forward.seconds : 0, 0});
     for (std::size_t b = 0; b < blocks; ++b)
       run.push_back({once * phases.forward[b], pieces[1 + b].forward.seconds, 0});
-    run.push_back({once * phases.head, head.forward.seconds, reduce(head)});
+    run.push_back({once * phases.head, gathers_tables ? head.forward.seconds : 0, reduce(head)});
     for (std::size_t b = blocks; b-- > 0;) {
       run.push_back({once * phases.backward[b], pieces[1 + b].backward.seconds, reduce(pieces[1 + b])});
     }
@@ -87,13 +89,16 @@ ParallelCost parallel_cost(const LlamaConfig& model, const Recipe& recipe, const
 
   const double reductions = parallel.zero >= 2 ? static_cast<double>(passes) : 1;
   double parameters = 0;
-  for (const PieceExchange& piece : pieces) {
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const PieceExchange& piece = pieces[i];
+    const bool is_block = i > 0 && i + 1 < pieces.size();
+    const double gathers = is_block ? static_cast<double>(passes) : 1;
     cost.gradients += piece.gradients.sent * reductions;
     cost.amax += piece.amax.sent * reductions;
     cost.parameters += piece.parameters.sent;
-    cost.weights += piece.forward.sent * static_cast<double>(passes);
-    cost.weights += piece.backward.sent * static_cast<double>(passes);
-    cost.bf16_weights += piece.bf16_weights * static_cast<double>(passes);
+    cost.weights += piece.forward.sent * gathers;
+    cost.weights += piece.backward.sent * gathers;
+    cost.bf16_weights += piece.bf16_weights * gathers;
     parameters += piece.parameters.seconds;
   }
   const Sharding sharding = parallel.sharding();

@@ -21,7 +21,8 @@ struct Parallel {
 ///           and all_gather of the sums in BF16
 ///   1       reduce_scatter in the last pass; FP8: all_to_all           all_gather after the update, exposed
 ///   2       the same in every pass, two pieces' gradients at a time    the same
-///   3       as 2                                                       all_gather one piece ahead, twice a pass
+///   3       as 2                                                       all_gather one piece ahead, of a block twice
+///                                                                      a pass, of the last one and tables once
 ///
 /// FP8: before it an all_reduce of the amax. With S_i the times of a device alone (StepPhases, gaps in proportion):
 ///

@@ -36,7 +36,7 @@ struct Llama::BlockSaved {
 
 namespace {
 
-enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown, kLinearsPerBlock };
+enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown };
 
 /// Whether anything in the backward reads X as it was given.
 bool backward_reads_input(const Linear& linear, const PassContext& pass) {
@@ -80,7 +80,8 @@ Llama::Llama(const LlamaConfig& config, const Recipe& recipe, std::uint64_t seed
       parameters_(memory_.parameters()),
       arena_(device),
       input_arena_(device),
-      weight_arena_(device) {
+      weight_arena_(device),
+      windows_{Arena(device), Arena(device)} {
   recipe_.high_precision =
       unquantised_recipe(activations == DType::F32 ? ElementFormat::F32 : ElementFormat::BF16).base();
   find_parameters();
@@ -125,6 +126,7 @@ void Llama::reserve(const MemoryPlan& plan) {
   arena_.reserve(static_cast<std::size_t>(plan.activations));
   input_arena_.reserve(static_cast<std::size_t>(plan.inputs));
   weight_arena_.reserve(static_cast<std::size_t>(plan.working_copies));
+  for (std::size_t i = 0; i < windows_.size(); ++i) windows_[i].reserve(static_cast<std::size_t>(plan.windows[i]));
 }
 
 void Llama::set_stage(std::size_t stage) {
@@ -133,11 +135,11 @@ void Llama::set_stage(std::size_t stage) {
 
 void Llama::prepare(std::uint32_t step, bool measure_quality) {
   weight_arena_.rewind({});
+  step_ = step;
+  passes_ = 0;
+  gathered_ = {};
   measured_ = measure_quality;
-  if (storage_.shares(3)) {
-    gather_tables();
-    return gather_linears(step, measure_quality);
-  }
+  if (storage_.shares(3)) return gather_step();
   embedding_rows_ = parameters_[embedding_].value;
   for (std::size_t i = 0; i < linears_.size(); ++i) {
     const ArenaScope scope(arena_);
@@ -450,6 +452,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     const Tensor out = arena_.allocate(DType::F32, {sequences * seq, config_.width});
     marks[b] = arena_.mark();
+    enter_forward(b, true);
     piece([&] { block_forward(b, x, out, layout, pass, keep_inputs && b >= kept_from, saved[b]); });
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
@@ -461,6 +464,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   PassContext again = pass;
   again.again = true;
   for (std::size_t b = blocks_.size(); b-- > 0;) {
+    enter_backward(b);
     begin();
     piece([&] {
       if (b < kept_from) block_forward(b, saved[b].x, {}, layout, again, keep_inputs, saved[b]);
@@ -472,6 +476,7 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
   begin();
   timed(profile_, "embedding", embedding_backward, tokens, dx, parameters_[embedding_].grad, arena_);
   complete();
+  ++passes_;
   return sum_of(losses_read_.read(), batch.targets);
 }
 
@@ -514,6 +519,7 @@ Tensor Llama::forward(const Tensor& tokens, const Layout& layout) {
   Tensor x = embed(to_device(tokens, tokens_sent_));
   Tensor out = arena_.allocate(DType::F32, {x.rows(), x.cols()});
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    enter_forward(b, false);
     const ArenaScope scope(arena_);
     BlockSaved saved;
     block_forward(b, x, out, layout, pass, false, saved);
@@ -542,6 +548,7 @@ std::string Llama::first_non_finite(const Batch& batch) {
     const std::int64_t before = storage_.shares(3) && p.is_matrix() ? p.own.begin * p.value.cols() : 0;
     if (at >= 0) return fmt::format("the parameter {} (element {})", p.name, before + at);
   }
+  if (storage_.gathers_in_passes()) return "the outputs of blocks, or the logits";
   const ArenaScope scope(arena_);
   const PassContext pass = inference_pass();
   Tensor x = embed(to_device(batch.tokens, tokens_sent_));

@@ -1,6 +1,7 @@
 // Llama, forward and backward, written once for every backend: it only calls ops and Linear.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <span>
@@ -50,7 +51,8 @@ class Llama {
   /// Which of the recipe's stages all linear layers run from now on; 0 at first.
   void set_stage(std::size_t stage);
   /// Quantises the weights for `step`. Call after each change of the parameters, before the passes of the step. Where
-  /// ranks share values (ParameterStorage::zero = 3) it gathers what the step computes with: codes where they suffice.
+  /// ranks share values (ParameterStorage::zero = 3) it gathers what the step computes with, codes where they suffice,
+  /// or leaves that to the passes.
   void prepare(std::uint32_t step, bool measure_quality);
 
   struct Batch {
@@ -68,6 +70,9 @@ class Llama {
   BatchLoss forward_backward(const Batch& batch, double loss_scale, std::uint32_t step, std::int64_t first_token,
                              bool overwrite_gradients, bool measure_quality, std::int64_t tokens_per_step = 0,
                              const GradientsReady& ready = {});
+  /// What other ranks wait for while they run a forward_backward that this one has no tokens for: weights are gathered
+  /// where passes do that, and if `ready` is given, it hears of gradients of zero.
+  void accompany(const GradientsReady& ready);
   /// After the optimizer changed the parameters in step `step` of `steps`: what recipes do to weights and their
   /// averages between steps. May write the parameters; returns how many weights were reset.
   std::int64_t after_update(std::int64_t step, std::int64_t steps);
@@ -78,11 +83,14 @@ class Llama {
   /// Loss alone; touches no state, and observers see nothing of it. `token_losses`, when not null, receives the loss
   /// of each target.
   BatchLoss evaluate(const Batch& batch, std::vector<float>* token_losses = nullptr);
+  /// As `accompany`, of an evaluate.
+  void accompany_evaluation();
   /// The score of each query, with logits computed for the queried rows alone, head_rows at a time. `greedy`: whether
   /// the flag is wanted too, for which a GPU's logits travel to the CPU.
   std::vector<TokenScore> score(const PackedSequences& packed, std::span<const TokenQuery> queries, bool greedy);
   /// Names the first tensor of a forward pass over the batch that holds a value that is not finite: a parameter, or a
-  /// block's intermediate result; "the logits" when all before them are finite.
+  /// block's intermediate result; "the logits" when all before them are finite. Where passes gather weights there is
+  /// none, as other ranks run none: a parameter of this rank's rows, or "the outputs of blocks, or the logits".
   std::string first_non_finite(const Batch& batch);
   /// Logits (F32 [vocab]) that follow the last of `tokens`, which may be shorter than a training sequence.
   std::vector<float> next_token_logits(const std::vector<std::int32_t>& tokens);
@@ -107,6 +115,13 @@ class Llama {
   /// Bytes of all parameters and of all gradients.
   std::size_t parameter_bytes() const { return memory_.value_bytes(); }
   std::size_t gradient_bytes() const { return memory_.gradient_bytes(); }
+  /// What this rank received of linear layers' weights since `prepare` began, and what it would have in BF16: 0 where
+  /// ranks don't share values.
+  struct GatheredBytes {
+    std::int64_t bytes = 0;
+    std::int64_t bf16_bytes = 0;
+  };
+  const GatheredBytes& gathered_bytes() const { return gathered_; }
   /// Scratch memory between passes.
   Arena& scratch() { return arena_; }
   std::vector<Linear>& linears() { return linears_; }
@@ -122,7 +137,9 @@ class Llama {
   void reserve(const MemoryPlan& plan);
   /// The most that a pass took so far, and that the working copies did.
   std::size_t activation_peak_bytes() const { return arena_.peak_bytes() + input_arena_.peak_bytes(); }
-  std::size_t working_copy_peak_bytes() const { return weight_arena_.peak_bytes(); }
+  std::size_t working_copy_peak_bytes() const {
+    return weight_arena_.peak_bytes() + windows_[0].peak_bytes() + windows_[1].peak_bytes();
+  }
 
  private:
   struct Block;       // the parameters of one block
@@ -149,9 +166,19 @@ class Llama {
   bool lends_weights() const { return storage_.half_weights && !storage_.shares(3); }
 
   // llama_gather.cpp: where ranks share values
+  std::size_t blocks() const { return static_cast<std::size_t>(config_.layers); }
   WeightRows weight_rows(std::size_t index, const Tensor& values) const;
-  void gather_linears(std::uint32_t step, bool measure_quality);
+  void gather_step();
   void gather_tables();
+  void find_magnitudes();
+  Tensor magnitudes_of(std::size_t index) const;
+  /// Linear::start_prepare and finish_prepare of a block's layers.
+  void start_block(std::size_t block, WeightUse use, bool again, Arena& to);
+  void start_in_window(std::size_t block, WeightUse use, bool again);
+  void finish_block(std::size_t block);
+  /// Before the block's work: what it reads is there afterwards, and what the next one reads on its way.
+  void enter_forward(std::size_t block, bool backward_follows);
+  void enter_backward(std::size_t block);
   /// After `own` weights of this rank's rows `values` were reset: those of all ranks, stored where they are not in
   /// place.
   std::int64_t store_resets(const Parameter& p, const Tensor& values, std::int64_t own);
@@ -198,19 +225,26 @@ class Llama {
   ParameterMemory memory_;
   std::vector<Parameter>& parameters_;
   std::vector<Block> blocks_;
-  std::vector<Linear> linears_;                 // four a block: qkv, output, gate_up, down
+  static constexpr std::size_t kLinearsPerBlock = 4;
+  std::vector<Linear> linears_;                 // of each block: qkv, output, gate_up, down
   std::vector<std::size_t> linear_parameters_;  // their weights: indices into parameters_
   std::size_t embedding_ = 0;                   // indices into parameters_
   std::size_t final_norm_ = 0;
   std::size_t head_ = 0;
   OwnedTensor rope_cos_;
   OwnedTensor rope_sin_;
-  Arena arena_;            // activations of a pass
-  Arena input_arena_;      // the input of a linear layer, where it is not kept
-  Arena weight_arena_;     // quantised weights of a step
-  bool measured_ = false;  // the step that was prepared is
-  Tensor head_weight_;     // the head in the activations' precision
-  Tensor embedding_rows_;  // F32 [vocab, d]: all of them
+  Arena arena_;                   // activations of a pass
+  Arena input_arena_;             // the input of a linear layer, where it is not kept
+  Arena weight_arena_;            // quantised weights of a step
+  std::array<Arena, 2> windows_;  // those of a block, where passes gather them
+  Tensor magnitudes_;             // I32: of all layers, where ranks share values
+  std::vector<std::int64_t> first_magnitude_;
+  GatheredBytes gathered_;
+  std::uint32_t step_ = 0;   // that was prepared
+  std::int64_t passes_ = 0;  // of it, so far
+  bool measured_ = false;    // the step that was prepared is
+  Tensor head_weight_;       // the head in the activations' precision
+  Tensor embedding_rows_;    // F32 [vocab, d]: all of them
 };
 
 }  // namespace nibble

@@ -81,11 +81,12 @@ class StepWalk {
   }
 
   double working_copies() const { return weights_.peak(); }
+  double window(std::size_t i) const { return windows_[i].peak(); }
   const Ledger& activations() const { return arena_; }
   const Ledger& inputs() const { return inputs_; }
   double saved() const { return saved_; }
   double state() const { return state_; }
-  double sum() const { return working_copies() + arena_.peak() + inputs_.peak() + state_; }
+  double sum() const { return working_copies() + window(0) + window(1) + arena_.peak() + inputs_.peak() + state_; }
 
  private:
   bool gpu() const { return q_.device == Device::Cuda; }
@@ -119,41 +120,86 @@ class StepWalk {
     if (q_.sharding.divides(3)) weights_.take(4 * table);  // the embedding is read in F32
     weights_.take(2 * table);
     for (std::int64_t block = 0; block < m_.layers; ++block) {
-      for (std::size_t which = 0; which < 4; ++which) prepare(layer(block, which));
+      for (std::size_t which = 0; which < 4; ++which) keep_state(layer(block, which));
+      if (by_block()) {
+        prepare_in_window(block);
+      } else {
+        prepare(block, WeightUse::Both, weights_);
+      }
     }
+  }
+
+  bool by_block() const { return q_.sharding.divides(3) && q_.sharding.gather == GatherWeights::Block; }
+
+  // Llama::enter_forward and enter_backward
+  void prepare_in_window(std::int64_t block) {
+    Ledger& window = windows_[static_cast<std::size_t>(block % 2)];
+    const auto gather = [&](WeightUse use) {
+      window.rewind(0);
+      prepare(block, use, window);
+    };
+    if (block + 1 == m_.layers) return gather(WeightUse::Both);
+    gather(WeightUse::Forward);
+    gather(q_.recompute == Recompute::Block ? WeightUse::Both : WeightUse::Backward);
+  }
+
+  void prepare(std::int64_t block, WeightUse use, Ledger& to) {
+    for (std::size_t which = 0; which < 4; ++which) prepare(layer(block, which), use, to);
+  }
+
+  /// While a block of a pass is gathered.
+  void touch_gathering() {
+    if (by_block()) arena_.touch(gathering_);
   }
 
   RowPieces pieces_of(std::int64_t rows) const {
     return {rows, q_.sharding.divides(3) ? static_cast<int>(q_.sharding.ranks) : 1};
   }
 
-  void prepare(const Layer& l) {
+  void prepare(const Layer& l, WeightUse use, Ledger& to) {
     const double elements = product_of(l.outputs, l.inputs);
+    const WeightNeeds needs = weight_needs(l.recipe, use, l.outliers());
+    double scratch = 0;
     if (q_.sharding.divides(3)) {
       const RowPieces pieces = pieces_of(l.outputs);
-      const WeightGather gather = weight_gather(l.recipe, pieces, l.inputs, WeightUse::Both, l.outliers(), measured_);
+      const WeightGather gather = weight_gather(l.recipe, pieces, l.inputs, use, l.outliers(), measured_);
       const double size = gather.weight ? static_cast<double>(dtype_size(*gather.weight)) : 0;
-      weights_.take(size * product_of(pieces.padded(), l.inputs));
+      to.take(size * product_of(pieces.padded(), l.inputs));
+      for (const auto& [travels, which] : {std::pair{gather.fprop, Operand::FpropW}, {gather.dgrad, Operand::DgradW}}) {
+        if (!travels) continue;
+        const OperandMemory own = operand(l[which].quant, pieces.piece(), l.inputs, DType::F32, false, false);
+        scratch = std::max(scratch, own.kept + own.scratch);
+      }
     }
-    const bool only_products = l[Operand::DgradW].source != OperandSource::Requantise &&
-                               !l.recipe.oscillation_reset.enabled() && l.outliers() == 0;
-    quantise(weights_, operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32, false, only_products));
-    if (l.outliers() > 0) {
-      weights_.take(4 * static_cast<double>(l.inputs));
-      weights_.take(4 * product_of(l.outputs, l.outliers()));
-      quantise(weights_, operand(l.recipe.outlier_channels.quant, l.outputs, l.outliers(), DType::F32));
-      if (l[Operand::FpropW].quant.rounding == Rounding::Reference) weights_.take(4 * elements);
+    if (needs.fprop) {
+      const bool only_products = l[Operand::DgradW].source != OperandSource::Requantise &&
+                                 !l.recipe.oscillation_reset.enabled() && l.outliers() == 0;
+      quantise(to, operand(l[Operand::FpropW].quant, l.outputs, l.inputs, DType::F32, false, only_products));
     }
-    if (l[Operand::DgradW].source != OperandSource::Fprop && l.w_is_constant()) {
+    if (needs.outliers) {
+      to.take(4 * static_cast<double>(l.inputs));
+      to.take(4 * product_of(l.outputs, l.outliers()));
+      quantise(to, operand(l.recipe.outlier_channels.quant, l.outputs, l.outliers(), DType::F32));
+      if (l[Operand::FpropW].quant.rounding == Rounding::Reference) to.take(4 * elements);
+    }
+    if (needs.dgrad || needs.requantised) {
       const OperandMemory w = own_dgrad_w(l);
-      quantise(weights_, w);
-      arena_.touch((half() ? 4 : 0) * elements + w.copy);
+      quantise(to, w);
+      scratch = std::max(scratch, w.copy);
     }
-    if (l[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse) weights_.take(2 * elements);
+    if (needs.residual) to.take(2 * elements);
+    // Decoded: a rank's rows.
+    const double decoded = (half() ? 4 : 0) * elements * q_.sharding.share(3);
+    gathering_ = std::max(gathering_, decoded + scratch);
+    if (!by_block()) arena_.touch(decoded + scratch);
+  }
+
+  /// What outlives the passes, and what follows the update takes: values and gradient in F32, for the optimizer.
+  void keep_state(const Layer& l) {
+    const double elements = product_of(l.outputs, l.inputs);
     if (measured_ && has_scale(l[Operand::FpropW].quant.element)) {
       weights_.take(4 * product_of(measured_rows(l.outputs, 1), l.inputs));
     }
-    // Decoded for the working copies and for what follows the update; the optimizer wants values and gradient in F32.
     arena_.touch((half() ? 4 : 0) * elements + (narrow() ? 4 : 0) * elements);
     if (l.recipe.weight_average.enabled()) state_ += 4 * elements;
     const OscillationReset& reset = l.recipe.oscillation_reset;
@@ -171,12 +217,14 @@ class StepWalk {
     for (std::int64_t b = 0; b < m_.layers; ++b) {
       arena_.take(stream);
       marks.push_back(arena_.used());
+      touch_gathering();
       block_forward(b, true, keep_inputs && b >= kept_from);
       if (b < kept_from) arena_.rewind(marks.back());
     }
     saved_ = arena_.used();
     head();
     for (std::int64_t b = m_.layers; b-- > 0;) {
+      touch_gathering();
       if (b < kept_from) block_forward(b, false, keep_inputs);
       block_backward(b);
       arena_.rewind(marks[static_cast<std::size_t>(b)]);
@@ -422,6 +470,8 @@ class StepWalk {
   bool measured_;
   std::int64_t tokens_;
   Ledger weights_, arena_, inputs_;
+  std::array<Ledger, 2> windows_;
+  double gathering_ = 0;  // scratch of Linear::start_prepare and finish_prepare
   double saved_ = 0;
   double state_ = 0;
 };
@@ -550,6 +600,7 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
       const StepWalk walk(q, stage, measured);
       // Arenas do not shrink: each is as large as the step that asks most of it.
       plan.working_copies = std::max(plan.working_copies, walk.working_copies());
+      for (std::size_t i = 0; i < 2; ++i) plan.windows[i] = std::max(plan.windows[i], walk.window(i));
       plan.activations = std::max(plan.activations, walk.activations().peak());
       plan.inputs = std::max(plan.inputs, walk.inputs().peak());
       state = std::max(state, walk.state());
@@ -567,7 +618,7 @@ MemoryPlan plan_memory(const MemoryQuestion& question) {
                 {"first moment", states(&ParameterBytes::first_moment, 1)},
                 {"second moment", states(&ParameterBytes::second_moment, 1)},
                 {"state of the recipe", s.share(3) * state},
-                {"working copies of the weights", plan.working_copies},
+                {"working copies of the weights", plan.working_copies + plan.windows[0] + plan.windows[1]},
                 {"exchange buffers", exchange_buffers(q, e)},
                 {"copy for checkpoints", checkpoint_copy(q, e, state)},
                 {"saved activations", saved},

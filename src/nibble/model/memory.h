@@ -2,10 +2,12 @@
 // arenas by it, `nibble cost` prints it.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
 #include "nibble/model/config.h"
+#include "nibble/model/gather_weights.h"
 #include "nibble/model/recompute.h"
 #include "nibble/recipe/recipe.h"
 
@@ -32,6 +34,7 @@ struct Sharding {
   /// which a gradient arrives (OrderedSum::memory_of).
   double ordered_held = 0;
   double ordered_arriving = 0;
+  GatherWeights gather = GatherWeights::Block;
   bool divides(int level) const { return ranks > 1 && zero >= level; }
   /// What a rank keeps of that which `level` divides.
   double share(int level) const { return divides(level) ? 1 / static_cast<double>(ranks) : 1; }
@@ -62,18 +65,18 @@ struct MemoryPart {
 
 struct MemoryPlan {
   /// weights, gradients, moments (a rank's pieces); state of the recipe; working copies of the weights (what products
-  /// read: quantised or BF16; with ZeRO-3 gathered from all ranks, and weights themselves
-  /// where a pass reads them); exchange
-  /// buffers (with ZeRO-2 and 3 two buckets' gradients, one written and one on its way; copies of gradients in the
-  /// format that travels where that is not the stored one, twice for codes, which leave and arrive: of three buckets
-  /// that take turns with ZeRO, else of all); activations that wait for the backward; a rank's part of a checkpoint,
-  /// copied; workspace (what the head or the backward of a block adds to them, whichever is more); on a GPU the driver
-  /// and its libraries.
+  /// read: quantised or BF16; with ZeRO-3 gathered from all ranks, of all blocks or of two, and weights themselves
+  /// where a pass reads them); exchange buffers (with ZeRO-2 and 3 two buckets' gradients, one written and one on its
+  /// way; copies of gradients in the format that travels where that is not the stored one, twice for codes, which leave
+  /// and arrive: of three buckets that take turns with ZeRO, else of all); activations that wait for the backward; a
+  /// rank's part of a checkpoint, copied; workspace (what the head or the backward of a block adds to them, whichever
+  /// is more); on a GPU the driver and its libraries.
   std::vector<MemoryPart> parts;
   /// What the arenas of Llama reserve at most.
-  double working_copies = 0;
-  double activations = 0;  ///< saved ones and workspace
-  double inputs = 0;       ///< of linear layers that are not kept
+  double working_copies = 0;        ///< that last a step
+  std::array<double, 2> windows{};  ///< of blocks that take turns
+  double activations = 0;           ///< saved ones and workspace
+  double inputs = 0;                ///< of linear layers that are not kept
   double total() const;
   double tensors() const;  ///< without what driver and libraries take
 };

@@ -6,6 +6,7 @@
 
 #include "nibble/dist/communicator.h"
 #include "nibble/dist/row_pieces.h"
+#include "nibble/model/gather_weights.h"
 #include "nibble/model/parameter_shapes.h"
 #include "nibble/optim/adamw.h"
 
@@ -23,13 +24,16 @@ struct ParameterStorage {
   Communicator* communicator = nullptr;
   /// What ranks share, each having its rows of every matrix (ZeRO, docs/distributed.md); vectors are everybody's.
   /// 1: a rank updates its own rows. 2: and keeps sums of gradients of its own rows; whole gradients last until the
-  /// next bucket but one is written. 3: and keeps values of its own rows; what a step computes with is gathered before
-  /// it. One rank alone shares nothing.
+  /// next bucket but one is written. 3: and keeps values of its own rows; what passes compute with is gathered. One
+  /// rank alone shares nothing.
   int zero = 0;
+  GatherWeights gather = GatherWeights::Block;
 
   int rank() const { return communicator == nullptr ? 0 : communicator->rank(); }
   int ranks() const { return communicator == nullptr ? 1 : communicator->size(); }
   bool shares(int level) const { return ranks() > 1 && zero >= level; }
+  /// A pass gathers weights, so all ranks run passes together.
+  bool gathers_in_passes() const { return shares(3) && gather == GatherWeights::Block; }
 };
 
 /// Query, key and value matrices are one tensor, as are gate and up: `parts` gives their names in the Hugging Face

@@ -86,13 +86,10 @@ void Linear::prepare_operands(const WeightNeeds& needs, Gathering* gathered, Are
                                                : quantise_weight_outliers(weight_, step_, weight_arena);
     other_channels_ = outliers_.others(weight_arena);
   }
-  const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradW];
-  const bool anew =
-      in_dgrad.source == OperandSource::Requantise && in_dgrad.quant.hadamard.signs != Hadamard::Signs::Call;
   dgrad_w_ = {};
   if (came(&WeightGather::dgrad)) {
     dgrad_w_ = gathered->dgrad.finish(weight_arena);
-  } else if (needs.dgrad || anew) {
+  } else if (needs.dgrad || needs.requantised) {
     const ArenaScope scope(scratch);
     dgrad_w_ = quantise_dgrad_weight(seed_, 0, weight_arena, scratch, measures_dgrad);
   }
@@ -106,7 +103,7 @@ void Linear::prepare_operands(const WeightNeeds& needs, Gathering* gathered, Are
               weight_transposed_);
   }
   quality_known_ = {quality_known_[0] || (measure && needs.fprop),
-                    quality_known_[1] || (measure && (needs.dgrad || anew))};
+                    quality_known_[1] || (measure && (needs.dgrad || needs.requantised))};
   if (again) return;
   measured_weight_ = {};
   if (gathered != nullptr) return;  // keep_measured_rows

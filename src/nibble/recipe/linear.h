@@ -83,7 +83,7 @@ class Linear {
   ///
   /// `seed`, `step`, `measure` and the arenas are prepare's. What is gathered is taken from `weight_arena`, also by
   /// finish_prepare; other layers may be started in between. In a measured step W itself is gathered, too, and no
-  /// operand is measured twice. What travels: gather().
+  /// operand is measured twice. What travels: gather(), which start_prepare returns until finish_prepare.
   ///
   /// On a GPU codes keep the form that they travel in, where prepare would have stored them as a product reads them:
   /// the same values.
@@ -91,9 +91,9 @@ class Linear {
   void find_magnitudes(const WeightRows& w, std::uint64_t seed, std::uint32_t step, const Tensor& magnitudes,
                        Arena& scratch);
   WeightGather gather(const WeightRows& w, WeightUse use, bool measure);
-  void start_prepare(const WeightRows& w, const Tensor& magnitudes, Communicator& communicator, std::uint64_t seed,
-                     std::uint32_t step, Arena& weight_arena, Arena& scratch, WeightUse use, bool measure,
-                     bool again = false);
+  const WeightGather& start_prepare(const WeightRows& w, const Tensor& magnitudes, Communicator& communicator,
+                                    std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
+                                    WeightUse use, bool measure, bool again = false);
   void finish_prepare(Arena& scratch);
 
   /// The matrix that prepare was given, at another place: for a pass that reads it (measurements, observers, DGE, signs

@@ -100,9 +100,9 @@ void Linear::find_magnitudes(const WeightRows& w, std::uint64_t seed, std::uint3
   }
 }
 
-void Linear::start_prepare(const WeightRows& w, const Tensor& magnitudes, Communicator& communicator,
-                           std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch, WeightUse use,
-                           bool measure, bool again) {
+const WeightGather& Linear::start_prepare(const WeightRows& w, const Tensor& magnitudes, Communicator& communicator,
+                                          std::uint64_t seed, std::uint32_t step, Arena& weight_arena, Arena& scratch,
+                                          WeightUse use, bool measure, bool again) {
   require_rows(w, communicator, name_);
   seed_ = seed;
   step_ = step;
@@ -134,6 +134,7 @@ void Linear::start_prepare(const WeightRows& w, const Tensor& magnitudes, Commun
   if (g.plan.bf16_rows) g.bf16_rows = values(w.values, DType::BF16);
   if (g.plan.average) g.average = values(weight_average_, DType::F32);
   if (g.plan.weight.has_value()) g.weight = values(w.values, *g.plan.weight);
+  return g.plan;
 }
 
 void Linear::finish_prepare(Arena& scratch) {

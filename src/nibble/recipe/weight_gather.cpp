@@ -154,6 +154,8 @@ WeightNeeds weight_needs(const LinearRecipe& recipe, WeightUse use, std::int64_t
   WeightNeeds needs;
   needs.fprop = forward || of_fprop || uses_dge(recipe) || recipe[Operand::FpropW].quant.trust_mask;
   needs.dgrad = backward && !of_fprop && !every_pass(recipe);
+  needs.requantised = backward && recipe[Operand::DgradW].source == OperandSource::Requantise &&
+                      recipe[Operand::DgradW].quant.hadamard.signs != Hadamard::Signs::Call;
   needs.outliers = outlier_channels > 0 && (forward || of_fprop);
   needs.residual = forward && recipe[Operand::FpropX].quant.clamp.residual == ResidualMode::Sparse;
   return needs;

@@ -51,9 +51,10 @@ enum class WeightUse : std::uint8_t { Both, Forward, Backward };
 /// What the products of a use read.
 struct WeightNeeds {
   bool fprop = true;
-  bool dgrad = false;     ///< dgrad.w quantised from W itself, once a step
-  bool outliers = false;  ///< W's outlier channels
-  bool residual = false;  ///< W in BF16, for the product of fprop.x's sparse residual
+  bool dgrad = false;        ///< dgrad.w quantised from W itself, once a step
+  bool requantised = false;  ///< dgrad.w quantised from fprop.w, likewise
+  bool outliers = false;     ///< W's outlier channels
+  bool residual = false;     ///< W in BF16, for the product of fprop.x's sparse residual
 };
 WeightNeeds weight_needs(const LinearRecipe& recipe, WeightUse use, std::int64_t outlier_channels);
 

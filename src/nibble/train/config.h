@@ -8,6 +8,7 @@
 
 #include "nibble/io/config_table.h"
 #include "nibble/model/config.h"
+#include "nibble/model/gather_weights.h"
 #include "nibble/model/recompute.h"
 #include "nibble/ops/gemm.h"
 #include "nibble/tensor/tensor.h"
@@ -45,6 +46,7 @@ struct TrainConfig {
   bool deterministic = false;  ///< sums over micro-batches in an order that ranks do not change (dist/ordered_sum.h)
   ExchangeFormat exchange = ExchangeFormat::Stored;  ///< of gradients, between ranks
   int zero = 0;                                      ///< what ranks share: ParameterStorage::zero
+  GatherWeights gather = GatherWeights::Block;       ///< with zero = 3
   std::uint64_t seed = 1;                            ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;

@@ -51,13 +51,21 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
   }
 }
 
+void GradientExchange::begin() {
+  if (format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
+  if (!lacks_pass()) return;
+  const bool sends_zeros = zero_ >= 2 && !ordered_;
+  model_.accompany(sends_zeros ? ready_pieces({.first = true, .last = false}) : Llama::GradientsReady());
+  finish_pieces();
+}
+
 Llama::GradientsReady GradientExchange::ready(std::int64_t position) {
-  if (position == mine_.begin && format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
   const bool last = position + 1 == mine_.end;
   if (zero_ >= 2 || (zero_ == 1 && (ordered_ || last))) {
     // Where gradients last, passes that are not ordered have added to them: their exchange is the only one.
     const bool only = zero_ == 1 && !ordered_;
-    return ready_pieces({.first = only || position == mine_.begin, .last = last});
+    const bool sent_zeros = lacks_pass() && !ordered_;
+    return ready_pieces({.first = only || (position == mine_.begin && !sent_zeros), .last = last});
   }
   if (zero_ == 1 || ordered_ || communicator_.size() == 1 || !last) return {};
   return [this](std::size_t bucket) {
@@ -71,17 +79,6 @@ Llama::GradientsReady GradientExchange::ready(std::int64_t position) {
   };
 }
 
-/// Ranks with a pass less than others send zeros meanwhile.
-void GradientExchange::send_nothing() {
-  const auto ready = ready_pieces({.first = false, .last = true});
-  for (std::size_t b = 0; b < buckets_.size(); ++b) {
-    const ParameterRange& range = model_.gradient_buckets()[b];
-    for (std::size_t i = range.first; i < range.last; ++i) fill_zero(model_.parameters()[i].grad);
-    ready(b);
-  }
-  passed();
-}
-
 Llama::GradientsReady GradientExchange::ready_pieces(BucketPass pass) {
   return [this, pass](std::size_t bucket) {
     buckets_[bucket]->start(pass);
@@ -91,10 +88,14 @@ Llama::GradientsReady GradientExchange::ready_pieces(BucketPass pass) {
   };
 }
 
+void GradientExchange::finish_pieces() {
+  for (std::size_t i = started_ < 2 ? 0 : started_ - 2; i < started_; ++i) buckets_[i]->finish();
+  started_ = 0;
+}
+
 void GradientExchange::passed() {
   if (zero_ > 0) {
-    for (std::size_t i = started_ < 2 ? 0 : started_ - 2; i < started_; ++i) buckets_[i]->finish();
-    started_ = 0;
+    finish_pieces();
   } else if (ordered_) {
     const std::vector<Tensor> flats = model_.padded_grads();
     for (std::size_t i = 0; i < flats.size(); ++i) sums_[i].add(flats[i]);
@@ -103,7 +104,6 @@ void GradientExchange::passed() {
 }
 
 void GradientExchange::finish() {
-  if (zero_ >= 2 && !ordered_ && mine_.size() < exchanges()) send_nothing();
   if (ordered_ && zero_ == 0) {
     const std::vector<Tensor> flats = model_.padded_grads();
     for (OrderedSum& sum : sums_) sum.start_exchange();

@@ -45,6 +45,10 @@ class GradientExchange {
 
   /// What this rank computes of a step.
   const Positions& mine() const { return mine_; }
+  /// The most passes that a rank runs in a step; others have one less, or as many.
+  std::int64_t most_passes() const { return (micro_batches_ + communicator_.size() - 1) / communicator_.size(); }
+  /// Before the passes of a step: a rank that has one less than others takes part in their first.
+  void begin();
   /// Whether the pass of a position overwrites the model's gradients.
   bool overwrites(std::int64_t position) const { return ordered_ || zero_ >= 2 || position == mine_.begin; }
   /// For forward_backward of a position; may be empty.
@@ -56,15 +60,14 @@ class GradientExchange {
   /// Elements of this rank's pieces whose FP8 sum was held to 448 in the step that is finished; 0 for other formats.
   std::int64_t saturated() const;
   /// How often an element travels in a step.
-  std::int64_t exchanges() const {
-    return zero_ >= 2 ? (micro_batches_ + communicator_.size() - 1) / communicator_.size() : 1;
-  }
+  std::int64_t exchanges() const { return zero_ >= 2 ? most_passes() : 1; }
   /// Memory that is held beside the gradients.
   std::size_t bytes() const;
 
  private:
   Llama::GradientsReady ready_pieces(BucketPass pass);
-  void send_nothing();
+  bool lacks_pass() const { return mine_.size() < most_passes(); }
+  void finish_pieces();
   void add_observed();
   void share_observed();
 

@@ -75,6 +75,7 @@ MemoryQuestion memory_question(const TrainConfig& config, const Recipe& recipe, 
   q.checkpoint_copy = config.checkpoint_async && config.device == Device::Cpu;
   q.sharding.ranks = ranks;
   q.sharding.zero = config.zero;
+  q.sharding.gather = config.gather;
   q.sharding.travelling_gradient = travelling_gradient(config.exchange);
   ask_for_ordered_sums(config, q.sharding);
   return q;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "nibble/data/loader.h"
 #include "nibble/dist/gather.h"
@@ -50,6 +51,7 @@ std::string identity(TrainConfig config, const Recipe& recipe) {
   config.alarms = defaults.alarms;
   config.recompute = defaults.recompute;  // gives the same bits at every level
   config.cuda_graphs = defaults.cuda_graphs;
+  config.gather = defaults.gather;
   config.zero = defaults.zero;  // moves the last bits at most, as another number of ranks does
   return to_toml(config);
 }
@@ -110,6 +112,7 @@ ParameterStorage storage_of_rank(const TrainConfig& config, Communicator& ranks)
   ParameterStorage storage = storage_for(config.optimizer, config.gradients);
   storage.communicator = &ranks;
   storage.zero = config.zero;
+  storage.gather = config.gather;
   if (const std::int64_t most = most_sharing_ranks(config.model); storage.shares(1) && ranks.size() > most) {
     user_error("train.zero = {} shares matrices by {} rows, and this model's smallest has enough for {} ranks, not {}",
                config.zero, RowPieces::kBorder, most, ranks.size());
@@ -276,6 +279,12 @@ class Trainer {
     return bytes;
   }
 
+  void tell_gathered(const Llama::GatheredBytes& gathered) const {
+    message(fmt::format("each rank receives {} of weights a step, {:.0f} % of what they would be in BF16",
+                        memory_text(static_cast<double>(gathered.bytes)),
+                        100 * static_cast<double>(gathered.bytes) / static_cast<double>(gathered.bf16_bytes)));
+  }
+
   void message(const std::string& text) const {
     if (callbacks_.on_message) callbacks_.on_message(text);
   }
@@ -329,6 +338,7 @@ class Trainer {
     const std::int64_t counted = next_batch();
     const std::int64_t tokens_each = config_.micro_batch * config_.model.seq;
     std::vector<double> losses;
+    exchange_.begin();
     for (std::int64_t p = exchange_.mine().begin; p < exchange_.mine().end; ++p) {
       const Llama::Batch batch = micro_batch(p);
       // Measured is the step's first micro-batch, so that the figures do not depend on the ranks.
@@ -374,6 +384,7 @@ class Trainer {
     optimizer_->step(update);
     const std::int64_t resets = model_.after_update(step, config_.steps);
     if (resets > 0) optimizer_->parameters_changed();
+    const Llama::GatheredBytes gathered = model_.gathered_bytes();
     if (measure && writes()) telemetry_ = gather_telemetry(model_.linears());
     const double seconds = seconds_since(start);
     own_seconds_ = std::max(0.0, seconds - (ranks_.waited() - waited_before));
@@ -385,6 +396,11 @@ class Trainer {
                                    {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
     if (loader_.shards().masked()) line["counted_tokens"] = loss.tokens;
     if (const auto share = saturated_share()) line["exchange_saturated"] = *share;
+    if (gathered.bytes > 0) {
+      line["gathered_bytes"] = gathered.bytes;
+      line["gathered_of_bf16"] = static_cast<double>(gathered.bytes) / static_cast<double>(gathered.bf16_bytes);
+      if (!measure && !std::exchange(told_gathered_, true)) tell_gathered(gathered);
+    }
     if (model_.recipe().stages.size() > 1) line["stage"] = clock_.stage() + 1;
     if (resets > 0) line["weights_reset"] = resets;
     gradient_to_noise_.reset();
@@ -429,6 +445,8 @@ class Trainer {
       sums.push_back(part.sum);
       counts.push_back(static_cast<double>(part.tokens));
     }
+    const std::int64_t most = (passes + ranks_.size() - 1) / ranks_.size();
+    for (std::int64_t p = mine.size(); p < most; ++p) model_.accompany_evaluation();
     BatchLoss loss;
     for (const double sum : gather_positions(ranks_, sums, passes)) loss.sum += sum;
     for (const double count : gather_positions(ranks_, counts, passes)) loss.tokens += static_cast<std::int64_t>(count);
@@ -512,7 +530,8 @@ class Trainer {
   Alarms alarms_;
   std::optional<Telemetry> telemetry_;       // of this step, if it was measured, on rank 0
   std::optional<double> gradient_to_noise_;  // of this step, likewise
-  double own_seconds_ = 0;                   // of this step, without waiting for other ranks
+  bool told_gathered_ = false;
+  double own_seconds_ = 0;  // of this step, without waiting for other ranks
   std::vector<std::int32_t> tokens_;
   std::vector<std::int32_t> targets_;
   CheckpointWriter checkpoints_;
