@@ -198,7 +198,12 @@ class StepWalk {
   void keep_state(const Layer& l) {
     const double elements = product_of(l.outputs, l.inputs);
     if (measured_ && has_scale(l[Operand::FpropW].quant.element)) {
-      weights_.take(4 * product_of(measured_rows(l.outputs, 1), l.inputs));
+      const std::int64_t sample = measured_rows(l.outputs, 1);
+      if (q_.sharding.divides(3)) {  // of this rank's rows, with their quantised values
+        weights_.take(8 * product_of(std::min(sample, pieces_of(l.outputs).piece()), l.inputs));
+      } else {
+        weights_.take(4 * product_of(sample, l.inputs));
+      }
     }
     arena_.touch((half() ? 4 : 0) * elements + (narrow() ? 4 : 0) * elements);
     if (l.recipe.weight_average.enabled()) state_ += 4 * elements;
