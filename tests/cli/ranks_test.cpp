@@ -205,6 +205,9 @@ TEST_F(RanksOfTheProgram, MistakesAreRefused) {
   const Output inner = run(command("x", 2, "--ranks 2"), as_rank);
   EXPECT_EQ(inner.code, 2);
   EXPECT_NE(inner.text.find("this process is one of several ranks already"), std::string::npos) << inner.text;
+  const Output without_pmix = run(command("x", 2, ""), "SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0");
+  EXPECT_EQ(without_pmix.code, 2);
+  EXPECT_NE(without_pmix.text.find("start them with srun --mpi=pmix"), std::string::npos) << without_pmix.text;
   const Output compare = run("compare --config configs/demo.toml --recipes bf16 --out " + out("x"), as_rank);
   EXPECT_EQ(compare.code, 2);
   EXPECT_NE(compare.text.find("'nibble compare' is one process"), std::string::npos) << compare.text;

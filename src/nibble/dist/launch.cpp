@@ -110,7 +110,16 @@ void abort_by_mpi(const Launch& launch, const std::string& sentence, int code) {
   done.wait_for(kJoinToFail);
 }
 
+bool is_set(const char* name) { return of_process(name) != nullptr; }
+
 std::unique_ptr<Communicator> join_mpi(const Launch& launch, double timeout) {
+  // MPI's start would end the process with words of its own.
+  if (launch.by == Launch::By::Srun && !is_set("PMIX_RANK") && !is_set("PMI_RANK")) {
+    user_error(
+        "srun started {} processes without a way for MPI to join them: start them with srun --mpi=pmix, or set "
+        "SLURM_MPI_TYPE=pmix",
+        launch.ranks.size);
+  }
   std::unique_ptr<Communicator> joined = mpi::join(timeout);
   on_every_rank(*joined, [&](const Communicator& ranks) {
     if (ranks.size() == launch.ranks.size) return;
@@ -203,7 +212,7 @@ void say_error(std::string_view sentence, int code) {
   }
   // Without PMIx MPI's start knows no other ranks, and ends the process with words of its own under some starters.
   const bool by_mpi =
-      launch.by != Launch::By::Rendezvous && joining == Joining::NotTried && std::getenv("PMIX_RANK") != nullptr;
+      launch.by != Launch::By::Rendezvous && joining == Joining::NotTried && is_set("PMIX_RANK");
   const std::string copy(sentence);
   if (by_mpi) abort_by_mpi(launch, copy, code);
   wait_for_turn(launch.ranks.rank);
