@@ -62,6 +62,8 @@ TEST(Cli, MistakesGetOneSentenceAndExitCode2) {
       {"train --config " + config + " --set data.dir=/nowhere --out " + folder.path().string() + "/y", "/nowhere"},
       {"train --config " + config + " --resume --out " + folder.path().string() + "/z", "no checkpoint"},
       {"report " + folder.path().string(), folder.path().string()},
+      {"train --config " + config + " --out " + std::string(300, 'x'), "File name too long"},
+      {"report " + std::string(300, 'x'), "File name too long"},
       {"generate --model " + folder.path().string(), "holds no model"},
       {"generate --model " + folder.path().string() + " --device gpu", "must be cpu, cuda or auto"}};
   for (const auto& [arguments, expected] : mistakes) expect_mistake(arguments, expected);

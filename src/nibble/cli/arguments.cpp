@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 
 #include "nibble/cli/launcher.h"
@@ -182,6 +183,8 @@ int run_cli(int argc, char** argv) {
     return end_with(e.what(), 2);
   } catch (const AlarmStop& e) {
     return end_with(e.what(), kStoppedByAlarm);
+  } catch (const std::filesystem::filesystem_error& e) {  // a name that is too long, a disk that is full
+    return end_with(fmt::format("'{}': {}", e.path1().string(), e.code().message()), 2);
   } catch (const std::exception& e) {
     return end_with(fmt::format("internal error: {}", e.what()), 1);
   }

@@ -97,7 +97,8 @@ Item render_item(const Task& task, nlohmann::json row, const std::string& where)
 fs::path find_task_data(const fs::path& folder, const Task& task) {
   for (const char* extension : {"", ".gz", ".zst"}) {
     fs::path file = folder / (task.data + extension);
-    if (fs::exists(file)) return file;
+    std::error_code ignored;
+    if (fs::exists(file, ignored)) return file;
   }
   user_error("the task '{}' reads '{}' (or the same with .gz or .zst), which is not there: name the folder with --data",
              task.name, (folder / task.data).string());

@@ -85,7 +85,8 @@ LlamaConfig read_keys(const ConfigTable& t, LlamaConfig base, bool has_base) {
 }  // namespace
 
 LlamaConfig load_llama_config(const std::filesystem::path& path) {
-  if (std::filesystem::is_directory(path)) return read_hugging_face_config(path);
+  std::error_code ignored;  // a name that is too long is not there
+  if (std::filesystem::is_directory(path, ignored)) return read_hugging_face_config(path);
   const ConfigTable root = ConfigTable::parse_file(path);
   const ConfigTable model = root.table("model");
   root.finish();
@@ -104,7 +105,8 @@ std::string plain_name(std::string name) {
 LlamaConfig read_llama_config(const ConfigTable& model) {
   if (!model.has("file")) return read_keys(model, {}, false);
   const std::filesystem::path file = model.text("file");
-  const bool there = std::filesystem::exists(file);
+  std::error_code ignored;
+  const bool there = std::filesystem::exists(file, ignored);
   return read_keys(model, load_llama_config(there ? file : find_data_file("models", file.string(), "model")), true);
 }
 

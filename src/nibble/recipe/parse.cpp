@@ -18,14 +18,15 @@ namespace fs = std::filesystem;
 /// one folder up, and then as everywhere.
 fs::path extended_file(const ConfigTable& root, const fs::path& folder) {
   const std::string name = root.text("extends");
+  std::error_code ignored;  // a name that is too long is not there
   if (name.find('/') != std::string::npos || name.ends_with(".toml")) {
     fs::path path = folder / name;
-    if (!fs::is_regular_file(path)) root.fail("extends", fmt::format("there is no file {}", path.string()));
+    if (!fs::is_regular_file(path, ignored)) root.fail("extends", fmt::format("there is no file {}", path.string()));
     return path;
   }
   for (const fs::path& place : {folder, folder / ".."}) {
     const fs::path path = place / (name + ".toml");
-    if (fs::is_regular_file(path)) return path.lexically_normal();
+    if (fs::is_regular_file(path, ignored)) return path.lexically_normal();
   }
   try {
     return find_recipe(name);

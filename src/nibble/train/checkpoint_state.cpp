@@ -126,7 +126,8 @@ StoredState read_stored_state(const fs::path& checkpoint) {
 
 void check_file(const fs::path& checkpoint, const std::string& name, const std::string& checksum) {
   const fs::path file = checkpoint / name;
-  if (!fs::exists(file)) user_error("'{}' is missing, which {} lists", file.string(), kStateFile);
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) user_error("'{}' is missing, which {} lists", file.string(), kStateFile);
   if (hex64(xxh3_64(MappedFile(file).bytes())) != checksum) {
     user_error("'{}' is damaged: its checksum differs from the one in {}", file.string(), kStateFile);
   }

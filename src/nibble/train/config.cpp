@@ -97,8 +97,10 @@ TrainConfig read_train_config(const ConfigTable& root) {
 }
 
 TrainConfig load_train_config(const std::filesystem::path& name, const std::vector<std::string>& overrides) {
-  ConfigTable table = ConfigTable::parse_file(
-      std::filesystem::is_regular_file(name) ? name : find_data_file("configs", name.string(), "configuration"));
+  std::error_code ignored;
+  ConfigTable table = ConfigTable::parse_file(std::filesystem::is_regular_file(name, ignored)
+                                                  ? name
+                                                  : find_data_file("configs", name.string(), "configuration"));
   for (const std::string& assignment : overrides) table.set(assignment);
   return read_train_config(table);
 }
