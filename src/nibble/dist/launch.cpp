@@ -211,8 +211,7 @@ void say_error(std::string_view sentence, int code) {
     return;
   }
   // Without PMIx MPI's start knows no other ranks, and ends the process with words of its own under some starters.
-  const bool by_mpi =
-      launch.by != Launch::By::Rendezvous && joining == Joining::NotTried && is_set("PMIX_RANK");
+  const bool by_mpi = launch.by != Launch::By::Rendezvous && joining == Joining::NotTried && is_set("PMIX_RANK");
   const std::string copy(sentence);
   if (by_mpi) abort_by_mpi(launch, copy, code);
   wait_for_turn(launch.ranks.rank);

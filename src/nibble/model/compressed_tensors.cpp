@@ -148,6 +148,7 @@ void export_compressed_tensors(const LlamaConfig& model, const TensorSource& wei
   const DType dtype = options.folder.dtype;
   const std::vector<Piece> pieces = pieces_of(parameters, plan);
   std::vector<TensorToWrite> tensors;
+  tensors.reserve(pieces.size());
   for (const Piece& piece : pieces) tensors.push_back({piece_name(piece), piece_bytes(piece, plan, dtype)});
   ServedSource source(weights, plan.format);
   std::deque<OwnedTensor> kept;  // of one file
