@@ -291,6 +291,9 @@ TEST_F(PartsOfARun, OneOfWhichIsDamagedDoNotCount) {
   bytes.back() = static_cast<char>(bytes.back() ^ 1);
   write_file_atomic(part, bytes);
   expect_refused("optimizer.rank-00002-of-00003.safetensors' is damaged");
+  TrainConfig begun = config_of_ranks(folder_.path() / "data", 1);
+  begun.init = newest_;
+  EXPECT_USER_ERROR(train_on(2, begun, recipe_for_test("bf16"), folder_ / "begun"), "is damaged");
 }
 
 TEST_F(PartsOfARun, OneOfWhichIsOfAnotherJobDoNotCount) {

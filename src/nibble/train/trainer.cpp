@@ -174,6 +174,7 @@ class Trainer {
 
   /// Begins with the weights of config.init.
   void initialise() {
+    if (fs::exists(config_.init / kStateFile)) load_state(config_.init);  // which checks a checkpoint's files
     load_weights(config_.init, model_);
     optimizer_->parameters_changed();
     message(fmt::format("begins with the weights of {}", config_.init.string()));
