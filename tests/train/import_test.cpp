@@ -185,6 +185,22 @@ TEST(FineTuning, LowersTheLossOfEveryKindOfModelAndResumesToTheBit) {
   }
 }
 
+TEST(FineTuning, BeginsWithAnyModelThatNibbleReads) {
+  const TemporaryDirectory dir;
+  const fs::path data = write_small_data(dir.path());
+  import_hugging_face(fixture("qwen2"), dir / "run", 0);
+  const fs::path checkpoint = newest_checkpoint(dir / "run").value();
+  for (const fs::path& model :
+       {dir / "run", checkpoint, fs::path(NIBBLE_SOURCE_DIR) / "tests/fixtures/gguf/qwen2.gguf"}) {
+    SCOPED_TRACE(model.string());
+    TrainConfig config = fine_tuning_config(data, model, 1);
+    config.lr = 0;
+    const fs::path run = dir / ("of-" + model.filename().string());
+    ASSERT_TRUE(train(config, recipe_for_test("bf16"), run, Resume::No, kNeverStop, {}));
+    expect_same_weights(newest_checkpoint(run).value(), fixture("qwen2"));
+  }
+}
+
 TEST(FineTuning, AModelOfAnotherShapeIsRefused) {
   const TemporaryDirectory dir;
   TrainConfig config = small_config(write_small_data(dir.path()), 1);

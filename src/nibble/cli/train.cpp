@@ -24,7 +24,8 @@ class TrainCommand final : public Command {
     a.path("--config", config_, "training settings (TOML)", true);
     a.text("--recipe", recipe_, "recipe by name or file; overrides the configuration");
     a.path("--out", out_, "folder of the run");
-    a.path("--init", init_, "begin with a model of the Hugging Face tools: folder of config.json and safetensors");
+    a.path("--init", init_,
+           "begin with a model: a folder of config.json and safetensors, a GGUF file, a run or a checkpoint");
     a.texts("--set", overrides_, "override a setting: table.key=value (repeatable)");
     a.flag("--resume", resume_, "go on from the newest checkpoint in --out");
     a.flag("--resume-or-begin", resume_or_begin_,

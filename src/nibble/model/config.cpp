@@ -102,12 +102,15 @@ std::string plain_name(std::string name) {
   return name;
 }
 
-LlamaConfig read_llama_config(const ConfigTable& model) {
+LlamaConfig read_llama_config(const ConfigTable& model) { return read_llama_config(model, load_llama_config); }
+
+LlamaConfig read_llama_config(const ConfigTable& model,
+                              const std::function<LlamaConfig(const std::filesystem::path&)>& load) {
   if (!model.has("file")) return read_keys(model, {}, false);
   const std::filesystem::path file = model.text("file");
   std::error_code ignored;
   const bool there = std::filesystem::exists(file, ignored);
-  return read_keys(model, load_llama_config(there ? file : find_data_file("models", file.string(), "model")), true);
+  return read_keys(model, load(there ? file : find_data_file("models", file.string(), "model")), true);
 }
 
 std::string to_toml(const LlamaConfig& m) {

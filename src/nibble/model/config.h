@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -58,8 +59,11 @@ struct LinearShape {
 std::vector<LinearShape> block_linears(const LlamaConfig& model);
 
 /// Reads a [model] table; `[model] file = "x"` takes the keys of models/x.toml (io/data_file.h) as defaults, and so it
-/// does those of another file by its path, or of a folder in the Hugging Face layout (model/hugging_face_config.h).
+/// does those of another file by its path, or of a folder in the Hugging Face layout (model/hugging_face_config.h), or
+/// of what else `load` knows.
 LlamaConfig read_llama_config(const ConfigTable& model);
+LlamaConfig read_llama_config(const ConfigTable& model,
+                              const std::function<LlamaConfig(const std::filesystem::path&)>& load);
 /// A model's name with "-" for all that would need quoting somewhere.
 std::string plain_name(std::string name);
 /// Reads models/NAME.toml, or the config.json of a folder.

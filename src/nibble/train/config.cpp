@@ -6,6 +6,7 @@
 
 #include "nibble/io/data_file.h"
 #include "nibble/tensor/device.h"
+#include "nibble/train/stored_model.h"
 
 namespace nibble {
 
@@ -40,7 +41,7 @@ Device device_of(const std::string& name) {
 TrainConfig read_train_config(const ConfigTable& root) {
   constexpr std::int64_t kMany = std::int64_t{1} << 40;
   TrainConfig c;
-  c.model = read_llama_config(root.table("model"));
+  c.model = read_llama_config(root.table("model"), stored_config);
   c.recipe = root.text("recipe", c.recipe);
 
   const ConfigTable data = root.table("data");
@@ -105,8 +106,8 @@ TrainConfig load_train_config(const std::filesystem::path& name, const std::vect
   return read_train_config(table);
 }
 
-std::vector<std::string> init_overrides(const std::filesystem::path& folder) {
-  const std::string text = fmt::format("'{}'", folder.string());
+std::vector<std::string> init_overrides(const std::filesystem::path& path) {
+  const std::string text = fmt::format("'{}'", path.string());
   return {"model.file=" + text, "train.init=" + text};
 }
 

@@ -32,7 +32,7 @@ struct TrainConfig {
   LlamaConfig model;
   std::string recipe = "bf16";
   std::filesystem::path data;  ///< folder that `nibble data prepare` wrote
-  std::filesystem::path init;  ///< folder whose weights the run begins with (model/hugging_face.h); empty = random ones
+  std::filesystem::path init;  ///< whose weights the run begins with (train/stored_model.h); empty = random ones
 
   std::int64_t steps = 0;
   std::int64_t batch = 0;        ///< sequences an optimizer step
@@ -84,9 +84,9 @@ TrainConfig read_train_config(const ConfigTable& root);
 /// Reads a file, by path or by name ("demo": configs/demo.toml, io/data_file.h), with overrides "table.key=value".
 TrainConfig load_train_config(const std::filesystem::path& name_or_path, const std::vector<std::string>& overrides);
 
-/// The overrides by which a run begins with a model of the Hugging Face tools: its shape and its weights. Later ones
+/// The overrides by which a run begins with a model that StoredModel::open takes: its shape and its weights. Later ones
 /// may still change what does not belong to the weights.
-std::vector<std::string> init_overrides(const std::filesystem::path& folder);
+std::vector<std::string> init_overrides(const std::filesystem::path& path);
 
 /// The whole configuration, defaults included, as TOML that read_train_config takes.
 std::string to_toml(const TrainConfig& config);

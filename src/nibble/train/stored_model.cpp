@@ -8,18 +8,30 @@
 #include "nibble/io/checksum.h"
 #include "nibble/io/file.h"
 #include "nibble/model/gguf_model.h"
+#include "nibble/train/checkpoint_state.h"
 
 namespace nibble {
 
 namespace fs = std::filesystem;
 
-namespace {
-
 bool holds_checkpoints(const fs::path& path) {
-  return fs::exists(path / kStateFile) || fs::is_directory(path / kCheckpointsFolder);
+  std::error_code ignored;
+  return fs::exists(path / kStateFile, ignored) || fs::is_directory(path / kCheckpointsFolder, ignored);
 }
 
-}  // namespace
+LlamaConfig stored_config(const fs::path& path) {
+  if (holds_checkpoints(path)) {
+    const fs::path checkpoint = find_checkpoint(path);
+    const TrainState state = read_stored_state(checkpoint).state;
+    return read_train_config(ConfigTable::parse_text(state.config, checkpoint.string())).model;
+  }
+  return is_gguf(path) ? GgufModel(path).config() : load_llama_config(path);
+}
+
+void load_stored_weights(const fs::path& path, Llama& model) {
+  if (holds_checkpoints(path) || is_gguf(path)) return StoredModel::open(path).load_weights_into(model);
+  load_weights(path, model);
+}
 
 StoredModel StoredModel::open(const fs::path& path) {
   if (holds_checkpoints(path)) return open_checkpoint(path);

@@ -22,6 +22,15 @@ namespace nibble {
 
 class GgufModel;
 
+/// Whether the path is a run or a checkpoint.
+bool holds_checkpoints(const std::filesystem::path& path);
+/// The shape of the model there, without a look at its weights: of a run or checkpoint, a GGUF file, or what
+/// load_llama_config reads.
+LlamaConfig stored_config(const std::filesystem::path& path);
+/// The weights of a model that StoredModel::open takes, or of a folder that holds nothing but safetensors; a
+/// checkpoint's files are checked. UserError where they are not `model`'s.
+void load_stored_weights(const std::filesystem::path& path, Llama& model);
+
 class StoredModel {
  public:
   /// Reads what describes the model; of a checkpoint it also checks the files. UserError where there is no model, or

@@ -26,6 +26,7 @@
 #include "nibble/train/metrics.h"
 #include "nibble/train/run_info.h"
 #include "nibble/train/step_verdict.h"
+#include "nibble/train/stored_model.h"
 #include "nibble/train/stragglers.h"
 #include "nibble/train/telemetry.h"
 
@@ -174,8 +175,7 @@ class Trainer {
 
   /// Begins with the weights of config.init.
   void initialise() {
-    if (fs::exists(config_.init / kStateFile)) load_state(config_.init);  // which checks a checkpoint's files
-    load_weights(config_.init, model_);
+    load_stored_weights(config_.init, model_);
     optimizer_->parameters_changed();
     message(fmt::format("begins with the weights of {}", config_.init.string()));
   }
