@@ -63,9 +63,9 @@ GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b);
 /// `transposed`) on a GPU that has both.
 ///
 ///   Bf16   F32 sums, within 2^-16 of sum_k |A B| as for all products on that path
-///   Fp8    at FP8's rate. Each row is rewritten, exactly, as E4M3 under one power of two. Rows that cannot be, with
-///          exponents more than 14 apart or a scale beyond 2^-60 to 2^60, are multiplied by block, as on Int8Block, and
-///          counted (mx_row_count)
+///   Fp8    at FP8's rate. Each row is rewritten, exactly, as E4M3 under one power of two. Blocks that cannot be, since
+///          their exponent is more than 14 below the largest of the row or the row's scale is beyond 2^-60 to 2^60, are
+///          multiplied by block, as on Int8Block, and added in F32; their rows are counted (mx_row_count)
 ///
 /// On Fp8 Hopper's accumulators sum each aligned stretch of 128 products, 32 of them (one block) an instruction, and
 /// F32 sums of the stretches follow. An accumulator keeps 14 bits; an instruction cuts its addends off 13 bits below
@@ -99,7 +99,7 @@ void set_fp8_accumulation(Fp8Accumulation accumulation);
 Fp8Accumulation fp8_accumulation();
 
 /// Rows of MXFP4 operands that went through Fp8 on a device since the process began, counted in every product that
-/// they were part of, and how many of them were multiplied by block. Waits for the device.
+/// they were part of, and how many of them had blocks that were multiplied apart. Waits for the device.
 struct MxRowCount {
   std::int64_t by_block = 0;
   std::int64_t rows = 0;

@@ -235,9 +235,9 @@ class Trainer {
                             memory_text(static_cast<double>(memory_peak())), memory_text(plan_.tensors())));
     const MxRowCount mx = mx_row_count(config_.device);
     if (mx.by_block > 0) {
-      message(
-          fmt::format("{} of {} rows of MXFP4 operands spread too far for FP8 products and were multiplied by block",
-                      mx.by_block, mx.rows));
+      message(fmt::format(
+          "{} of {} rows of MXFP4 operands had blocks too small for FP8 products, which were multiplied apart",
+          mx.by_block, mx.rows));
     }
     return true;
   }

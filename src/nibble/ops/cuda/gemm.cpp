@@ -22,7 +22,7 @@
 //
 // Scales of 128 elements along the contraction go to the library as they are, for FP8 products (blocks128.h).
 //
-// MXFP4 becomes FP8 with scales of rows, less some rows, whose products are added afterwards (mx_operand.h,
+// MXFP4 becomes FP8 with scales of rows, less some blocks, whose products are added afterwards (mx_operand.h,
 // mx_correction.h).
 //
 // On Blackwell, NVFP4 and MXFP4 stay as they are stored (native_gemm.h).
@@ -131,7 +131,7 @@ void multiply_mxfp4(LtProduct p, const GemmOperand& a, const GemmOperand& b, con
   s.rows = x.scales;
   s.cols = y.scales;
   multiply(p, s, addend, c, scratch);
-  add_listed_rows(a, x, b, y, c);
+  add_left_out(a, x, b, y, c);
 }
 
 /// C = A B^T, plus the addend where there is one.

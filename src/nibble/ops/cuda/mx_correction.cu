@@ -3,16 +3,17 @@
 #include "nibble/ops/operand_scales.h"
 #include "nibble/tensor/cuda/runtime.h"
 
-// Mostly there is nothing to do: the threads read two numbers and leave. Otherwise a warp takes 16 listed rows of one
-// operand by 32 rows of the other. One tensor core instruction sums the 32 products of a block for 16 x 8 of them, in
-// int32 and so exactly: codes are twice E2M1. Its threads hold
+// Mostly there is nothing to do: the threads read two numbers and leave. Otherwise a thread block takes 16 listed rows
+// of one operand by 32 rows of the other, and of the contraction the blocks that one of the 16 left out, each of its
+// four warps a quarter of them; the other rows' codes count as zeros there. One tensor core instruction sums the 32
+// products of a block for 16 x 8 of them, in int32 and so exactly: codes are twice E2M1. Its threads hold
 //
 //   thread    codes of a block                                        sums (C of the tile)
 //   4 g + t   rows g, g + 8 and, of the other, 8 j + g: 8 t to 8 t + 7    rows g, g + 8; 8 j + 2 t, 8 j + 2 t + 1
 //
 // (the instruction counts the contraction otherwise, but a sum does not depend on that). Operands come from L2 or L1
-// four blocks at a time; what bounds it is the instructions that scale and add the sums, about three times those that
-// decode.
+// four blocks at a time; where whole rows are left out, what bounds it is the instructions that scale and add the sums,
+// about three times those that decode.
 
 namespace nibble::cuda {
 namespace {
@@ -21,15 +22,19 @@ constexpr int kRows = 16;   ///< listed rows of a tile
 constexpr int kGroups = 4;  ///< groups of 8 rows of the other operand
 constexpr int kCols = 8 * kGroups;
 constexpr int kBlocks = 4;  ///< blocks loaded at a time
-constexpr unsigned kThreads = 128;
+constexpr int kWarps = 4;   ///< one for each four of 16 blocks
+constexpr unsigned kThreads = 32 * kWarps;
 constexpr int kBlockBytes = 16;
+constexpr unsigned kAllFour = 0xF;
 
 struct Side {
   Stored codes;
   const std::uint8_t* scales;
   std::int64_t scale_cols;
   bool scales_aligned;  ///< fours of them can be loaded at once
-  const float* row_scales;
+  const std::uint8_t* is_listed;
+  const std::uint16_t* left_out;
+  std::int64_t left_out_words;
   const std::int32_t* listed;
   const std::int32_t* n_listed;
   std::int64_t step;  ///< from row to row of this operand in C
@@ -79,9 +84,39 @@ __device__ void multiply(const std::uint32_t (&rows)[2][2], const std::uint32_t 
       : "r"(rows[0][0]), "r"(rows[1][0]), "r"(rows[0][1]), "r"(rows[1][1]), "r"(cols[0]), "r"(cols[1]), "r"(0));
 }
 
-/// The tile of listed rows [first, first + 16) of `left` by rows [other, other + 32) of `right`, added to C.
-template <class T>
-__device__ void add_tile(const Product& p, int which, int first, std::int64_t other, T* c) {
+/// The blocks [block, block + 4) that a listed row left out, a bit each.
+__device__ unsigned left_out_of(const Side& s, std::int64_t row, std::int64_t block) {
+  return static_cast<unsigned>(s.left_out[row * s.left_out_words + block / 16]) >> block % 16 & kAllFour;
+}
+
+/// Calls f(first block) for the fours of blocks of which one was left out by one of kCount rows, those that each warp's
+/// first lanes name, in order; a warp takes those of its number, so that the sums do not depend on the other rows.
+template <int kCount, class F>
+__device__ void for_left_out(const Side& s, std::int64_t row, bool counts, F&& f) {
+  const unsigned lane = threadIdx.x % 32;
+  for (std::int64_t words = 0; words < s.left_out_words; words += 32) {
+    unsigned united = 0;  // a word of the rows' a lane
+#pragma unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      const std::int64_t r = __shfl_sync(0xFFFF'FFFFu, row, i);
+      const bool of_rows = __shfl_sync(0xFFFF'FFFFu, static_cast<int>(counts), i) != 0;
+      if (of_rows && words + lane < s.left_out_words) united |= s.left_out[r * s.left_out_words + words + lane];
+    }
+    unsigned waiting = __ballot_sync(0xFFFF'FFFFu, united != 0);
+    for (; waiting != 0; waiting &= waiting - 1) {
+      const int word = __ffs(static_cast<int>(waiting)) - 1;
+      const unsigned bits = __shfl_sync(0xFFFF'FFFFu, united, word);
+      const unsigned four = threadIdx.x / 32;
+      if ((bits >> 4 * four & kAllFour) != 0) f((words + word) * 16 + 4 * four);
+    }
+  }
+}
+
+/// The tile of listed rows [first, first + 16) of side `which` by rows [other, other + 32) of the other one, added to
+/// C: what the former left out, by all, and of A's tiles what they did not by what the latter left out. Where B's rows
+/// are the listed ones, elements of listed rows of A have had all of that.
+template <int which, class T>
+__device__ void add_tile(const Product& p, int first, std::int64_t other, T* c) {
   const Side& left = p.side[which];
   const Side& right = p.side[1 - which];
   const int n_listed = *left.n_listed;
@@ -96,8 +131,10 @@ __device__ void add_tile(const Product& p, int which, int first, std::int64_t ot
     row_inside[h] = i < n_listed;
     row[h] = row_inside[h] ? left.listed[i] : 0;
   }
+
   float sum[kGroups][4] = {};
-  for (std::int64_t block = 0; block < p.blocks; block += kBlocks) {
+  // Adds four blocks, of them what is to be read of rows g, g + 8 and of rows 8 j + g of the other side, a bit a block.
+  const auto add_four = [&](std::int64_t block, const unsigned(&of_rows)[2], const unsigned(&of_cols)[kGroups]) {
     std::uint32_t row_codes[kBlocks][2];
     std::uint32_t row_scales[2];
     std::uint32_t col_codes[kBlocks][kGroups];
@@ -106,11 +143,10 @@ __device__ void add_tile(const Product& p, int which, int first, std::int64_t ot
     for (int i = 0; i < kBlocks; ++i) {
       const std::int64_t at = (block + i) * kBlockBytes + 4 * t;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) row_codes[i][h] = codes_of(left, row[h], row_inside[h], at);
+      for (int h = 0; h < 2; ++h) row_codes[i][h] = codes_of(left, row[h], (of_rows[h] >> i & 1u) != 0, at);
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) {
-        const std::int64_t r = other + 8 * j + g;
-        col_codes[i][j] = codes_of(right, r, r < right.codes.rows, at);
+        col_codes[i][j] = codes_of(right, other + 8 * j + g, (of_cols[j] >> i & 1u) != 0, at);
       }
     }
 #pragma unroll
@@ -145,7 +181,53 @@ __device__ void add_tile(const Product& p, int which, int first, std::int64_t ot
         }
       }
     }
+  };
+
+  unsigned all_cols[kGroups];
+#pragma unroll
+  for (int j = 0; j < kGroups; ++j) all_cols[j] = other + 8 * j + g < right.codes.rows ? kAllFour : 0;
+  const int mine = first + lane % kRows;
+  for_left_out<kRows>(left, mine < n_listed ? left.listed[mine] : 0, mine < n_listed, [&](std::int64_t block) {
+    unsigned of_rows[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) of_rows[h] = row_inside[h] ? left_out_of(left, row[h], block) : 0;
+    add_four(block, of_rows, all_cols);
+  });
+  if constexpr (which == 0) {
+    const std::int64_t my_col = other + lane;
+    const bool listed = my_col < right.codes.rows && right.is_listed[my_col] != 0;
+    if (__any_sync(0xFFFF'FFFFu, listed)) {
+      for_left_out<kCols>(right, my_col, listed, [&](std::int64_t block) {
+        unsigned of_rows[2];
+        unsigned of_cols[kGroups];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) of_rows[h] = row_inside[h] ? kAllFour & ~left_out_of(left, row[h], block) : 0;
+#pragma unroll
+        for (int j = 0; j < kGroups; ++j) {
+          const std::int64_t r = other + 8 * j + g;
+          of_cols[j] = r < right.codes.rows && right.is_listed[r] != 0 ? left_out_of(right, r, block) : 0;
+        }
+        add_four(block, of_rows, of_cols);
+      });
+    }
   }
+
+  __shared__ float sums_of_warps[kWarps - 1][kGroups * 4][32];
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  if (warp > 0) {
+#pragma unroll
+    for (int i = 0; i < kGroups * 4; ++i) sums_of_warps[warp - 1][i][lane] = sum[i / 4][i % 4];
+  }
+  __syncthreads();
+  if (warp == 0) {
+#pragma unroll
+    for (int i = 0; i < kGroups * 4; ++i) {
+#pragma unroll
+      for (int w = 0; w < kWarps - 1; ++w) sum[i / 4][i % 4] = sum[i / 4][i % 4] + sums_of_warps[w][i][lane];
+    }
+  }
+  __syncthreads();  // the next tile writes there again
+  if (warp > 0) return;
 
   float factor[2];
 #pragma unroll
@@ -158,36 +240,42 @@ __device__ void add_tile(const Product& p, int which, int first, std::int64_t ot
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const std::int64_t r = other + 8 * j + 2 * t + e % 2;
-      if (!row_inside[e / 2] || r >= right.codes.rows) continue;
-      // Rows of A come first; they have added what is listed in both.
-      if (which == 1 && right.row_scales[r] == 0.0f) continue;
+      if (!row_inside[e / 2] || r >= right.codes.rows || (which == 1 && right.is_listed[r] != 0)) continue;
       T* to = c + row[e / 2] * left.step + r * right.step;
       *to = from_float<T>(to_float(*to) + sum[j][e] * 0.25f * factor[0] * factor[1]);
     }
   }
 }
 
-/// blockIdx.y is the operand whose listed rows are taken; warps take tiles in turn.
-template <class T>
-__global__ __launch_bounds__(kThreads) void mx_add_listed(const __grid_constant__ Product p, T* c) {
-  const int which = static_cast<int>(blockIdx.y);
+/// What side `which` left out; thread blocks take tiles in turn.
+template <int which, class T>
+__device__ void add_side(const Product& p, T* c) {
   const int n_listed = *p.side[which].n_listed;
-  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    p.counts[0] += static_cast<unsigned long long>(n_listed + *p.side[1].n_listed);
-    p.counts[1] += static_cast<unsigned long long>(p.side[0].codes.rows + p.side[1].codes.rows);
-  }
   if (n_listed == 0) return;
   const Side& right = p.side[1 - which];
   const std::int64_t across = (right.codes.rows + kCols - 1) / kCols;
   const std::int64_t tiles = (n_listed + kRows - 1) / kRows * across;
-  const std::int64_t warps = std::int64_t{gridDim.x} * (kThreads / 32);
-  for (std::int64_t i = std::int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32; i < tiles; i += warps) {
+  for (std::int64_t i = blockIdx.x; i < tiles; i += gridDim.x) {
     const std::int64_t other = i % across * kCols;
     if (which == 1) {
       const std::int64_t r = other + threadIdx.x % 32;
-      if (__all_sync(0xFFFF'FFFFu, r >= right.codes.rows || right.row_scales[r] == 0.0f)) continue;
+      if (__all_sync(0xFFFF'FFFFu, r >= right.codes.rows || right.is_listed[r] != 0)) continue;
     }
-    add_tile(p, which, static_cast<int>(i / across) * kRows, other, c);
+    add_tile<which>(p, static_cast<int>(i / across) * kRows, other, c);
+  }
+}
+
+/// blockIdx.y is the side. The two have no element in common.
+template <class T>
+__global__ __launch_bounds__(kThreads) void mx_add_left_out(const __grid_constant__ Product p, T* c) {
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    p.counts[0] += static_cast<unsigned long long>(*p.side[0].n_listed + *p.side[1].n_listed);
+    p.counts[1] += static_cast<unsigned long long>(p.side[0].codes.rows + p.side[1].codes.rows);
+  }
+  if (blockIdx.y == 0) {
+    add_side<0>(p, c);
+  } else {
+    add_side<1>(p, c);
   }
 }
 
@@ -200,7 +288,9 @@ Side side_of(const GemmOperand& x, const MxOperand& operand, std::int64_t step) 
   s.scales = q.scales.data<std::uint8_t>();
   s.scale_cols = q.scale_cols();
   s.scales_aligned = (address(s.scales) | static_cast<std::uintptr_t>(s.scale_cols)) % 4 == 0;
-  s.row_scales = operand.scales;
+  s.is_listed = operand.is_listed;
+  s.left_out = operand.left_out;
+  s.left_out_words = operand.left_out_words;
   s.listed = operand.listed;
   s.n_listed = operand.n_listed;
   s.step = step;
@@ -218,18 +308,16 @@ unsigned long long* row_counts() {
 
 }  // namespace
 
-void add_listed_rows(const GemmOperand& a, const MxOperand& x, const GemmOperand& b, const MxOperand& y,
-                     const Tensor& c) {
+void add_left_out(const GemmOperand& a, const MxOperand& x, const GemmOperand& b, const MxOperand& y, const Tensor& c) {
   const Product p{{side_of(a, x, c.dim(1)), side_of(b, y, 1)}, a.matrix.scale_cols(), row_counts()};
   const std::int64_t tiles = std::max((c.dim(0) + kRows - 1) / kRows * ((c.dim(1) + kCols - 1) / kCols),
                                       (c.dim(1) + kRows - 1) / kRows * ((c.dim(0) + kCols - 1) / kCols));
-  const std::int64_t blocks = (tiles * 32 + kThreads - 1) / kThreads;
-  const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(blocks, 2 * multiprocessors())), 2);
+  const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(tiles, 8 * multiprocessors())), 2);
   dispatch_float(c.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    mx_add_listed<<<grid, kThreads, 0, stream()>>>(p, c.data<T>());
+    mx_add_left_out<<<grid, kThreads, 0, stream()>>>(p, c.data<T>());
   });
-  launched("mx_add_listed");
+  launched("mx_add_left_out");
 }
 
 MxRowCount mx_row_count() {

@@ -6,6 +6,7 @@
 // Bound by memory: 17/32 of a byte read and one written an element. A row's anchor depends on all of the row, so its
 // codes wait in registers: a warp takes a row of up to 4096 elements, a thread block one of up to 32768; what is longer
 // is read a second time. A thread holds pieces of 16 elements (8 bytes in, 16 out), side by side with its neighbours'.
+// The 32 pieces of a warp are 16 blocks: a word of left_out.
 
 namespace nibble::cuda {
 namespace {
@@ -103,14 +104,32 @@ __device__ void reduce(unsigned& high, unsigned& low) {
   }
 }
 
-/// out[out_rows, 16 * pieces], zeros beyond the operand; one row for kRowThreads threads, which are those of a
+/// Bits 2i and 2i + 1 of a warp's votes, either of them, to bit i.
+__device__ std::uint16_t either_of_pairs(unsigned votes) {
+  unsigned bits = (votes | votes >> 1) & 0x5555'5555u;
+  bits = (bits | bits >> 1) & 0x3333'3333u;
+  bits = (bits | bits >> 2) & 0x0F0F'0F0Fu;
+  bits = (bits | bits >> 4) & 0x00FF'00FFu;
+  return static_cast<std::uint16_t>(bits | bits >> 8);
+}
+
+struct Out {
+  std::uint8_t* bytes;
+  std::int64_t rows;
+  float* scales;
+  std::uint8_t* is_listed;
+  std::uint16_t* left_out;
+  std::int64_t left_out_words;
+  std::int32_t* listed;
+  std::int32_t* n_listed;
+};
+
+/// out.bytes[out.rows, 16 * pieces], zeros beyond the operand; one row for kRowThreads threads, which are those of a
 /// blockDim.y.
 template <unsigned kRowThreads, bool kWhole>
-__global__ __launch_bounds__(kThreads) void mx_to_e4m3(MxRows x, unsigned pieces, std::uint8_t* out,
-                                                       std::int64_t out_rows, float* scales, std::int32_t* listed,
-                                                       std::int32_t* n_listed) {
+__global__ __launch_bounds__(kThreads) void mx_to_e4m3(MxRows x, unsigned pieces, Out out) {
   const std::int64_t row = std::int64_t{blockIdx.x} * (kThreads / kRowThreads) + threadIdx.y;
-  if (row >= out_rows) return;
+  if (row >= out.rows) return;
   const bool inside = row < x.codes.rows;
   const unsigned used = inside ? pieces : 0;
   Piece held[kHeld];
@@ -136,20 +155,33 @@ __global__ __launch_bounds__(kThreads) void mx_to_e4m3(MxRows x, unsigned pieces
   const unsigned anchor = zero ? 127 : high > kAbove ? high - kAbove : 1;
   const float factor = x.device_factor == nullptr ? x.factor : x.factor * *x.device_factor;
   const float scale = exp2_int(static_cast<int>(anchor) - 127) * factor;
-  const bool in_range =
-      (zero || (high < kNaN && high - low <= kWidest)) && fabsf(scale) >= kLeastScale && fabsf(scale) <= kMostScale;
-  std::uint8_t* to = out + row * pieces * kPiece;
+  const bool in_range = high < kNaN && fabsf(scale) >= kLeastScale && fabsf(scale) <= kMostScale;
+  const bool is_listed = inside && (!in_range || (!zero && high - low > kWidest));
+  const auto stays = [&](const Piece& piece) { return in_range && high <= piece.scale + kWidest; };
+  std::uint8_t* to = out.bytes + row * pieces * kPiece;
 #pragma unroll
   for (unsigned i = 0; i < kHeld; ++i) {
     const unsigned p = threadIdx.x + i * kRowThreads;
-    if (p < pieces) store(held[i], inside && in_range, anchor, to + std::int64_t{p} * kPiece);
+    if (p < pieces) store(held[i], inside && stays(held[i]), anchor, to + std::int64_t{p} * kPiece);
   }
   for (unsigned p = threadIdx.x + kHeld * kRowThreads; p < pieces; p += kRowThreads) {
-    store(p < used ? load<kWhole>(x, row, p) : Piece{}, inside && in_range, anchor, to + std::int64_t{p} * kPiece);
+    const Piece piece = p < used ? load<kWhole>(x, row, p) : Piece{};
+    store(piece, inside && stays(piece), anchor, to + std::int64_t{p} * kPiece);
   }
-  if (threadIdx.x != 0 || !inside) return;
-  scales[row] = in_range ? scale : 0.0f;
-  if (!in_range) listed[atomicAdd(n_listed, 1)] = static_cast<std::int32_t>(row);
+  if (!inside) return;
+  if (is_listed) {
+    // Whole warps: those of a row vote on 32 pieces at a time.
+    for (unsigned first = threadIdx.x / kWarp * kWarp; first < pieces; first += kRowThreads) {
+      const unsigned p = first + threadIdx.x % kWarp;
+      const Piece piece = p < used ? load<kWhole>(x, row, p) : Piece{};
+      const unsigned votes = __ballot_sync(0xFFFF'FFFFu, p < used && (!in_range || (piece.counts() && !stays(piece))));
+      if (threadIdx.x % kWarp == 0) out.left_out[row * out.left_out_words + first / kWarp] = either_of_pairs(votes);
+    }
+  }
+  if (threadIdx.x != 0) return;
+  out.scales[row] = in_range ? scale : 0.0f;
+  out.is_listed[row] = is_listed;
+  if (is_listed) out.listed[atomicAdd(out.n_listed, 1)] = static_cast<std::int32_t>(row);
 }
 
 }  // namespace
@@ -163,9 +195,16 @@ bool is_mxfp4(const GemmOperand& x) {
 MxOperand mx_operand(const GemmOperand& x, std::int64_t rows, std::int32_t* n_listed, Arena& scratch) {
   const QTensor& q = x.matrix;
   const std::int64_t stride = (q.cols + kPiece - 1) / kPiece * kPiece;
-  auto* bytes = scratch.allocate(DType::U8, {rows, stride}).data<std::uint8_t>();
-  auto* scales = scratch.allocate(DType::F32, {q.rows}).data<float>();
-  auto* listed = scratch.allocate(DType::I32, {q.rows}).data<std::int32_t>();
+  const std::int64_t words = (q.scale_cols() + 15) / 16;
+  const Out out{.bytes = scratch.allocate(DType::U8, {rows, stride}).data<std::uint8_t>(),
+                .rows = rows,
+                .scales = scratch.allocate(DType::F32, {q.rows}).data<float>(),
+                .is_listed = scratch.allocate(DType::U8, {q.rows}).data<std::uint8_t>(),
+                .left_out = reinterpret_cast<std::uint16_t*>(
+                    scratch.allocate(DType::U8, {q.rows, words * 2}).data<std::uint8_t>()),
+                .left_out_words = words,
+                .listed = scratch.allocate(DType::I32, {q.rows}).data<std::int32_t>(),
+                .n_listed = n_listed};
   const MxRows codes{stored(q), q.scales.data<std::uint8_t>(), q.scale_cols(), q.tensor_scale,
                      q.device_scale.defined() ? q.device_scale.data<float>() : nullptr};
   const bool whole = q.cols % kPiece == 0 && codes.codes.alignment % (kPiece / 2) == 0;
@@ -175,10 +214,10 @@ MxOperand mx_operand(const GemmOperand& x, std::int64_t rows, std::int32_t* n_li
                             : mx_to_e4m3<kThreads, false>;
   const dim3 block(short_rows ? kWarp : kThreads, short_rows ? kThreads / kWarp : 1);
   const auto blocks = static_cast<unsigned>((rows + block.y - 1) / block.y);
-  kernel<<<blocks, block, 0, stream()>>>(codes, static_cast<unsigned>(stride / kPiece), bytes, rows, scales, listed,
-                                         n_listed);
+  kernel<<<blocks, block, 0, stream()>>>(codes, static_cast<unsigned>(stride / kPiece), out);
   launched("mx_to_e4m3");
-  return {{bytes, LtType::E4M3, stride, false}, scales, listed, n_listed};
+  return {
+      {out.bytes, LtType::E4M3, stride, false}, out.scales, out.is_listed, out.left_out, words, out.listed, n_listed};
 }
 
 }  // namespace nibble::cuda

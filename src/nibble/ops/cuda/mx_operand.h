@@ -4,10 +4,10 @@
 //               = byte(r, k) * 2^(anchor - 127)
 //
 // An E2M1 number times 2^d is an E4M3 number for 15 consecutive exponents: from d = -8 (0.5 becomes 2^-9, the smallest
-// subnormal) to d = 6 (6 becomes 384). The anchor is the largest e of a row, less 6, blocks of zeros left out. A row is
-// in range if every e is within 14 of the largest and its scale, the tensor's included, within 2^-60 and 2^60, so that
-// the product of two can be formed. Rows out of range become zeros under the scale 0, and are listed for
-// mx_correction.h.
+// subnormal) to d = 6 (6 becomes 384). The anchor is the largest e of a row, less 6, blocks of zeros left out. A block
+// is in range if its e is within 14 of the largest, and the scale of its row, the tensor's included, within 2^-60 and
+// 2^60, so that the product of two can be formed. Blocks out of range become zeros, and their rows are listed for
+// mx_correction.h; a row whose scale is out of range, or NaN, is out of it as a whole, and has the scale 0.
 #pragma once
 
 #include "nibble/ops/cuda/lt_matmul.h"
@@ -19,9 +19,13 @@ namespace nibble::cuda {
 bool is_mxfp4(const GemmOperand& x);
 
 struct MxOperand {
-  LtMatrix bytes;                ///< [rows, K], both rounded up, as fp8_operand has it
-  const float* scales;           ///< [outer_extent]; 0 for the rows out of range
-  const std::int32_t* listed;    ///< the rows out of range, in no order
+  LtMatrix bytes;                 ///< [rows, K], both rounded up, as fp8_operand has it
+  const float* scales;            ///< [outer_extent]; 0 for the rows out of range
+  const std::uint8_t* is_listed;  ///< [outer_extent]; 1 for a row that has blocks out of range
+  const std::uint16_t*
+      left_out;  ///< [outer_extent, left_out_words]; of a listed row, bit b % 16 of word b / 16: block b
+  std::int64_t left_out_words;
+  const std::int32_t* listed;    ///< the listed rows, in no order
   const std::int32_t* n_listed;  ///< how many
 };
 
