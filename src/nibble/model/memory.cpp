@@ -339,8 +339,9 @@ class StepWalk {
     quantise(arena_, dy);
     if (pair) quantise(arena_, own);
     const bool masked = l[Operand::FpropX].quant.trust_mask;
-    const double dx = 4 * product_of(tokens_, l.inputs);
-    if (l.rotated() && (l.from_fprop(Operand::DgradW) || masked)) arena_.take(dx);
+    const double dx = product_of(tokens_, l.inputs);
+    const bool in_basis = l.rotated() && l.from_fprop(Operand::DgradW);
+    if (in_basis || (l.rotated() && masked)) arena_.take((in_basis ? 2 : 4) * dx);
     const bool reuses_w = l[Operand::DgradW].source == OperandSource::Fprop;
     arena_.touch(product_scratch(
         {dy.form}, {call_w.form, reuses_w || !l[Operand::DgradW].quant.transposed, in_dgrad.fold_partner_scales},

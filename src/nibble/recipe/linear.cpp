@@ -206,7 +206,8 @@ QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, cons
 
 // dX = Q(dY) Q(W), contraction over N. Where the scales of W (one per output channel) were folded into dY, only the
 // codes of W are multiplied. If Q(W) is in fprop's basis, so is the product: the trust mask of X acts there, and then
-// it is rotated back.
+// it is rotated back. It has dX's type: in BF16 it loses 2^-9 of what was quantised to four bits, and takes half the time
+// to write and to read.
 void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q) {
   const OperandSpec& spec = (*recipe_)[Operand::DgradW];
   const bool reuses = spec.source == OperandSource::Fprop;
@@ -221,7 +222,8 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
   const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
   const bool masked = saved.x.mask.defined();
   const bool apart = in_basis || (basis().enabled() && masked);
-  const Tensor product = apart ? pass.arena.allocate(DType::F32, {dx.rows(), dx.cols()}) : dx;
+  const DType dtype = in_basis ? dx.dtype() : DType::F32;
+  const Tensor product = apart ? pass.arena.allocate(dtype, {dx.rows(), dx.cols()}) : dx;
   const GemmOperand left{q->first, q->first.turned};
   const GemmOperand right{w, /*transposed=*/reuses || !spec.quant.transposed, /*scales_folded=*/fold};
   paths_[1] = gemm_path(left, right);
