@@ -1,6 +1,6 @@
 #!/bin/sh
 # bench/ranks.sh PROGRAMS TOKENS OUT [GPUS]: what several GPUs of one host (2) give over one of them, in one call: tokens/s of
-# training with as much work a GPU (weak scaling), by what gradients travel as; the memory of the first of them in its last
+# training with as much work a GPU (weak scaling), by what gradients travel as; the memory of one of them in its last
 # step against the plan; and with ZERO=3 what was gathered of weights. PROGRAMS is the folder of the built programs, TOKENS
 # a folder that `nibble data prepare` wrote. MODELS, RECIPES, EXCHANGES, ZERO, GATHERS (block, step), BATCH (sequences a
 # GPU and step), PASSES (that they are cut into) and STEPS choose the runs; ALONE=no leaves those on one GPU out (7B does
@@ -30,11 +30,13 @@ rate() {
     awk '$1 > 3 { print $2 }' | sort -n | awk '{ v[NR] = $1 } END { if (NR) printf "%.0f", v[int((NR + 1) / 2)] }'
 }
 
-# memory FOLDER: what the first GPU, or here the first rank's process, holds, and what was predicted.
+# memory FOLDER: what a rank holds on its GPU, or here the first one's process, and what was predicted.
 memory() {
   predicted=$(sed -n 's/.*"total": *\([0-9]*\).*/\1/p' "$1/run.json" 2> /dev/null)
   if [ "${DEVICE:-cuda}" = cuda ]; then
-    used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2> /dev/null | head -n 1)
+    # Of the process that holds most, since ranks may share a GPU.
+    used=$(nvidia-smi --query-compute-apps=used_memory --format=csv,noheader,nounits 2> /dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1)
+    [ -n "$used" ] || used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2> /dev/null | head -n 1)
   else
     used=$(pgrep -f -- "--out $1 " | tail -n 1 | xargs -I{} sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' /proc/{}/status | awk '{ print $1 / 1024 }')
   fi
