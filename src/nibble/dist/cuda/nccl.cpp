@@ -100,7 +100,10 @@ class NcclCommunicator final : public Communicator {
     if (start_up_ == nullptr || rank() == 0) must(nccl_.get_unique_id(&id), "naming the job");
     if (start_up_ != nullptr) start_up_->broadcast(Tensor::of(reinterpret_cast<std::uint8_t*>(id.bytes), {128}), 0);
     watch_.joining(true);
-    must(nccl_.init_rank(&comm_, size(), id, rank()), "joining the ranks");
+    const Result joined = nccl_.init_rank(&comm_, size(), id, rank());
+    // Mostly two ranks that see the same single GPU; where each sees one of its own, only NCCL can tell.
+    if (joined == Result::InvalidUsage) user_error("the ranks' GPUs can't be joined: NCCL says: {}", explained(joined));
+    must(joined, "joining the ranks");
     watch_.joining(false);
     watch_.joined(comm_);
     int least = 0;
@@ -139,10 +142,12 @@ class NcclCommunicator final : public Communicator {
   }
 
   void must(Result result, const char* what) const {
-    if (result == Result::Success) return;
+    if (result != Result::Success) throw InternalError(fmt::format("{}: NCCL says: {}", what, explained(result)));
+  }
+  std::string explained(Result result) const {
     const char* more = nccl_.last_error(nullptr);
-    throw InternalError(fmt::format("{}: NCCL says: {}{}{}", what, nccl_.error_string(result),
-                                    more == nullptr || *more == '\0' ? "" : ": ", more == nullptr ? "" : more));
+    const bool has_more = more != nullptr && *more != '\0';
+    return fmt::format("{}{}{}", nccl_.error_string(result), has_more ? ": " : "", has_more ? more : "");
   }
 
   template <class Call>

@@ -16,9 +16,9 @@ using Comm = OpaqueComm*;  // ncclComm_t
 struct UniqueId {          // ncclUniqueId
   char bytes[128];
 };
-enum class Result : int { Success = 0, InProgress = 7 };                // ncclResult_t
-enum class Type : int { U8 = 1, I32 = 2, F16 = 6, F32 = 7, BF16 = 9 };  // ncclDataType_t
-enum class Op : int { Sum = 0, Max = 2 };                               // ncclRedOp_t
+enum class Result : int { Success = 0, InvalidUsage = 5, InProgress = 7 };  // ncclResult_t
+enum class Type : int { U8 = 1, I32 = 2, F16 = 6, F32 = 7, BF16 = 9 };      // ncclDataType_t
+enum class Op : int { Sum = 0, Max = 2 };                                   // ncclRedOp_t
 
 struct Functions {
   SharedLibrary library{"joining ranks on several GPUs", {"libnccl.so.2", "libnccl.so"}};
