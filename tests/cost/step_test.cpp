@@ -97,6 +97,30 @@ TEST(QuantiseTraffic, OfAnUnquantisedLayerIsTheWeightsConversion) {
   EXPECT_DOUBLE_EQ(bytes, (4 + 2) * 512.0 * 256.0);
 }
 
+TEST(QuantiseTraffic, Mxfp4IsRewrittenWhereFp8TensorCoresKnowNoBlockScales) {
+  const Recipe recipe = block_recipe(mxfp4);
+  const LinearShape shape{"x", 512, 256};
+  for (const auto& [name, rewrites] : {std::pair{"h100-sxm", true}, {"b200", false}}) {
+    const ProductPath path = product_path(recipe.base(), Product::Fprop, device(name));
+    EXPECT_EQ(path.rewrites, rewrites) << name;
+    EXPECT_DOUBLE_EQ(rewritten_bytes(recipe.base(), shape, Product::Fprop, 1000, path),
+                     rewrites ? (4.25 / 8 + 1) * (1000 * 256 + 512 * 256) : 0);
+    EXPECT_DOUBLE_EQ(rewritten_bytes(recipe.base(), shape, Product::Wgrad, 1000, path),
+                     rewrites ? (4.25 / 8 + 1) * (1000 * 512 + 1000 * 256) : 0);
+  }
+}
+
+TEST(QuantiseTraffic, GradientsOfRotatedCodesAreRotatedBack) {
+  const LinearShape shape{"x", 512, 256};
+  const auto bytes = [&](const char* name) {
+    return rotated_bytes(load_recipe(std::string(NIBBLE_SOURCE_DIR "/recipes/") + name + ".toml").base(), shape, 1000);
+  };
+  EXPECT_DOUBLE_EQ(bytes("quartet").dx, 4.125 * 1000 * 256);
+  EXPECT_DOUBLE_EQ(bytes("quartet").dw, 8.125 * 512 * 256);
+  EXPECT_EQ(bytes("nvfp4").dx, 0);  // rotated along the contraction, where both operands' rotations cancel
+  EXPECT_EQ(bytes("quartet2").dw, 0);
+}
+
 // ---- steps ----
 
 TEST(StepCost, ModelFlopsAreTheSumOfItsProductsWithoutRecomputation) {

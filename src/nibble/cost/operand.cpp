@@ -109,7 +109,7 @@ ProductPath product_path(const LinearRecipe& recipe, Product product, const Devi
   };
   if (device.has(Unit::Fp8) && fp8_form(a) && fp8_form(b)) {
     const bool four = is_four_bit(a.element) || is_four_bit(b.element);
-    if (!micro && (is_mx(a) || is_mx(b))) return {Unit::Fp8, 1, "code x 2^e in E4M3, with a range check"};
+    if (!micro && (is_mx(a) || is_mx(b))) return {Unit::Fp8, 1, "code x 2^e in E4M3, with a range check", true};
     if (four && is_fp8(a.element) == is_fp8(b.element)) return {Unit::Fp8, 1, "four-bit codes are exact in E4M3"};
     return {Unit::Fp8, 1, four ? "FP4 codes as FP8" : "FP8 tensor cores"};
   }

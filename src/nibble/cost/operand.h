@@ -32,6 +32,8 @@ struct ProductPath {
   Unit unit = Unit::Bf16;
   double share = 1;  ///< of the unit's rate: block-scaled integer products pay for their partial sums
   std::string why;   ///< "E2M1 is exact in E4M3; scales in the epilogue"
+  /// Both operands are rewritten before: block-scaled codes as E4M3 under one power of two a row (ops/gemm.h).
+  bool rewrites = false;
 };
 
 /// The fastest unit that computes the product of the two operands' values exactly (up to the sum's order), or BF16

@@ -129,6 +129,14 @@ struct LinearPhases {
   double& backward;
 };
 
+/// Seconds of a pass over memory, as elementwise kernels make it.
+double pass_over(Parts& parts, const char* name, double bytes, const DeviceSpec& device) {
+  if (bytes == 0) return 0;
+  const double seconds = bytes / (device.bandwidth * device.bandwidth_achieved);
+  parts.add(name, "", "", 0, bytes, seconds);
+  return seconds;
+}
+
 /// One linear layer during one stage, `weight` of the run: its products to `parts`, all else to `overheads`.
 void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const LinearRecipe& recipe,
                 const LinearShape& shape, const DeviceSpec& device, const Batch& batch,
@@ -139,8 +147,13 @@ void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const Linea
     const ProductCost cost = product_cost(recipe, shape, product, tokens, device);
     parts.add(shape.name, product_name(product), unit_name(cost.path.unit), passes * cost.flops, passes * cost.bytes,
               passes * cost.seconds);
-    (product == Product::Fprop ? phases.forward : phases.backward) += passes * cost.seconds;
+    double& phase = product == Product::Fprop ? phases.forward : phases.backward;
+    phase += passes * cost.seconds;
+    phase += pass_over(overheads, "MXFP4 to FP8", passes * rewritten_bytes(recipe, shape, product, tokens, cost.path),
+                       device);
   }
+  const RotatedBytes rotated = rotated_bytes(recipe, shape, tokens);
+  phases.backward += pass_over(overheads, "rotate back", passes * (rotated.dx + rotated.dw), device);
   const auto traffic = quantise_traffic(recipe, shape, tokens, assumptions);
   for (const Operand operand : kAllOperands) {
     const OperandTraffic& own = traffic[static_cast<std::size_t>(operand)];

@@ -97,6 +97,37 @@ OperandTraffic update_traffic(const LinearRecipe& recipe, const LinearShape& sha
   return traffic;
 }
 
+double rewritten_bytes(const LinearRecipe& recipe, const LinearShape& shape, Product product, double tokens,
+                       const ProductPath& path) {
+  if (!path.rewrites) return 0;
+  const auto n = static_cast<double>(shape.outputs);
+  const auto k = static_cast<double>(shape.inputs);
+  double bytes = 0;
+  for (const Operand operand : operands_of(product)) {
+    const Operand source = source_of(operand);
+    const double elements = source == Operand::FpropW ? n * k : tokens * (source == Operand::FpropX ? k : n);
+    const std::int64_t columns = source == Operand::DgradDy ? shape.outputs : shape.inputs;
+    bytes += (stored_bits(effective_spec(recipe, operand), columns) / 8 + 1) * elements;
+  }
+  return bytes;
+}
+
+RotatedBytes rotated_bytes(const LinearRecipe& recipe, const LinearShape& shape, double tokens) {
+  const QuantSpec& x = recipe[Operand::FpropX].quant;
+  const QuantSpec& w = recipe[Operand::FpropW].quant;
+  RotatedBytes bytes;
+  if (!w.hadamard.enabled()) return bytes;
+  const auto comes_rotated = [&](Operand partner, bool masked) {
+    return masked || recipe[partner].source != OperandSource::HighPrecision;
+  };
+  const double mask = 1.0 / 8;
+  if (comes_rotated(Operand::DgradW, x.trust_mask)) {
+    bytes.dx = (2 + 2 + (x.trust_mask ? mask : 0)) * tokens * static_cast<double>(shape.inputs);
+  }
+  if (comes_rotated(Operand::WgradX, w.trust_mask)) bytes.dw = (4 + 4 + (w.trust_mask ? mask : 0)) * shape.weights();
+  return bytes;
+}
+
 double quantise_seconds(const OperandTraffic& traffic, const DeviceSpec& device) {
   const double moving = traffic.bytes() / (device.bandwidth * device.quantise_achieved);
   return std::max(moving, traffic.operations / device.rate(Unit::F32));

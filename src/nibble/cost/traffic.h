@@ -46,6 +46,19 @@ bool needs_amax_pass(const QuantSpec& spec);
 /// (W read, the average read and written; 3 operations).
 OperandTraffic update_traffic(const LinearRecipe& recipe, const LinearShape& shape);
 
+/// What `product` of `tokens` tokens moves between quantising and multiplying, where it runs by `path`: every operand
+/// that is rewritten is read as it is stored and written in a byte an element.
+double rewritten_bytes(const LinearRecipe& recipe, const LinearShape& shape, Product product, double tokens,
+                       const ProductPath& path);
+
+/// Gradients that come out in fprop's rotated basis and are rotated back: dX in BF16, dW in F32, each read and written,
+/// and the trust mask read.
+struct RotatedBytes {
+  double dx = 0;
+  double dw = 0;
+};
+RotatedBytes rotated_bytes(const LinearRecipe& recipe, const LinearShape& shape, double tokens);
+
 /// max(bytes / what quantisers reach of the bandwidth, operations / what the vector units reach).
 double quantise_seconds(const OperandTraffic& traffic, const DeviceSpec& device);
 
