@@ -206,8 +206,7 @@ QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, cons
 
 // dX = Q(dY) Q(W), contraction over N. Where the scales of W (one per output channel) were folded into dY, only the
 // codes of W are multiplied. If Q(W) is in fprop's basis, so is the product: the trust mask of X acts there, and then
-// it is rotated back. It has dX's type: in BF16 it loses 2^-9 of what was quantised to four bits, and takes half the time
-// to write and to read.
+// it is rotated back. It has dX's type: BF16 loses 2^-9 of what was quantised to four bits.
 void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q) {
   const OperandSpec& spec = (*recipe_)[Operand::DgradW];
   const bool reuses = spec.source == OperandSource::Fprop;
