@@ -23,8 +23,8 @@ set(NIBBLE_PUBLIC_HEADERS
     model/config.h model/gather_weights.h model/hugging_face.h model/hugging_face_config.h model/llama.h model/memory.h
     model/packed_sequences.h model/parameter.h model/parameter_memory.h model/parameter_shapes.h model/recompute.h
     model/state_tensor.h
-    train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/import.h train/memory.h
-    train/optimizer.h train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
+    train/alarms.h train/checkpoint.h train/compare.h train/config.h train/exchange_format.h train/gradient_scaling.h
+    train/import.h train/memory.h train/optimizer.h train/stage.h train/stored_model.h train/telemetry.h train/trainer.h
     eval/evaluate.h eval/items.h eval/log_likelihood.h eval/metrics.h eval/model_evaluation.h eval/request.h eval/task.h
     eval/template.h eval/text_rules.h
     report/html.h report/runs.h report/summary.h report/table.h

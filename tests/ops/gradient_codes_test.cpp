@@ -62,7 +62,7 @@ TEST(GradientCodes, SumsAreThoseOfTheDefinitionElementByElement) {
     }
     const OwnedTensor codes(DType::U8, {ranks * kNumel});
     for (int r = 0; r < ranks; ++r) {
-      encode_gradient(xs[static_cast<std::size_t>(r)], amax, ranks,
+      encode_gradient(xs[static_cast<std::size_t>(r)], amax, std::sqrt(static_cast<float>(ranks)),
                       codes.view().elements(r * kNumel, (r + 1) * kNumel));
     }
     const OwnedTensor sum(DType::U8, {kNumel});
@@ -70,7 +70,7 @@ TEST(GradientCodes, SumsAreThoseOfTheDefinitionElementByElement) {
     *saturated.view().data<std::int32_t>() = 7;  // it is added to
     add_gradient_codes(codes, ranks, sum, saturated);
     const OwnedTensor x(DType::F32, {kNumel});
-    decode_gradient(sum, amax, ranks, x);
+    decode_gradient(sum, amax, std::sqrt(static_cast<float>(ranks)), x);
 
     const double power = std::exp2(std::floor(std::log2(448.0 / static_cast<double>(*amax.view().data<float>()))));
     std::int32_t expected_saturated = 7;
@@ -104,9 +104,9 @@ TEST(GradientCodes, ANumberThatIsNotFiniteIsSeenByAllRanks) {
     const OwnedTensor x = random_tensor(DType::F32, {64}, 1);
     x.view().data<float>()[7] = bad;
     const OwnedTensor codes(DType::U8, {64});
-    encode_gradient(x, amax_of(x), 2, codes);
+    encode_gradient(x, amax_of(x), std::sqrt(2.0f), codes);
     const OwnedTensor back(DType::F32, {64});
-    decode_gradient(codes, amax_of(x), 2, back);
+    decode_gradient(codes, amax_of(x), std::sqrt(2.0f), back);
     EXPECT_TRUE(std::isnan(back.view().data<float>()[7]));
   }
 }

@@ -15,14 +15,14 @@ TEST(GradientCodes, OfOneRankAreThoseOfTheOptimizersStates) {
   const OwnedTensor amax(DType::F32, {1});
   update_amax(x, amax);
   const OwnedTensor codes(DType::U8, {1000});
-  encode_gradient(x, amax, 1, codes);
+  encode_gradient(x, amax, 1.0f, codes);
   const OwnedTensor data(DType::U8, {1000});
   const OwnedTensor scale_inv(DType::F32, {1});
   scaled_store(x, {data, scale_inv});
   EXPECT_EQ(bytes_of(codes), bytes_of(data));
   const OwnedTensor ours(DType::F32, {1000});
   const OwnedTensor theirs(DType::F32, {1000});
-  decode_gradient(codes, amax, 1, ours);
+  decode_gradient(codes, amax, 1.0f, ours);
   scaled_load({data, scale_inv}, theirs);
   EXPECT_EQ(bytes_of(ours), bytes_of(theirs));
 }

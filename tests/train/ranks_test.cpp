@@ -3,6 +3,8 @@
 // docs/distributed.md says what is tested with processes.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "nibble/io/run_log.h"
@@ -266,6 +268,36 @@ INSTANTIATE_TEST_SUITE_P(Formats, SharedUpdates,
                                   : test.param == ExchangeFormat::Fp8  ? "fp8"
                                                                        : "bf16";
                          });
+
+// The factor of each step follows from what saturated in the one before, and a stopped run goes on with it.
+TEST(Ranks, AdaptTheFactorOfTheirFp8Gradients) {
+  const TemporaryDirectory folder;
+  TrainConfig config = config_of_ranks(write_small_data(folder.path()), 6);
+  config.deterministic = false;
+  config.exchange = ExchangeFormat::Fp8;
+  config.exchange_scaling = ExchangeScaling::Auto;
+  const Recipe recipe = recipe_for_test("wang2025");
+  for (const int zero : {0, 2}) {
+    SCOPED_TRACE(zero);
+    config.zero = zero;
+    const fs::path whole = folder.path() / fmt::format("whole-{}", zero);
+    ASSERT_TRUE(train_on(2, config, recipe, whole));
+    double expected = 1 / std::sqrt(2.0);
+    std::ifstream metrics(whole / "metrics.jsonl");
+    int steps = 0;
+    for (std::string text; std::getline(metrics, text); ++steps) {
+      const nlohmann::json line = nlohmann::json::parse(text);
+      EXPECT_DOUBLE_EQ(line.at("gradient_factor").get<double>(), expected);
+      const bool saturated = line.at("exchange_saturated").get<double>() > 1e-5;
+      expected = saturated ? expected / 2 : expected * std::exp2(1e-3);
+    }
+    EXPECT_EQ(steps, 6);
+    const fs::path stopped = folder.path() / fmt::format("stopped-{}", zero);
+    EXPECT_FALSE(train_on(2, config, recipe, stopped, Resume::No, 3));
+    EXPECT_TRUE(train_on(2, config, recipe, stopped, Resume::Required));
+    expect_same_run(whole, stopped);
+  }
+}
 
 TEST(Ranks, FormatsThatDependOnTheirNumberAreNotDeterministic) {
   const TemporaryDirectory folder;

@@ -18,9 +18,9 @@ void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& 
 void embedding_backward(const Tensor& tokens, const Tensor& dx, const Tensor& dtable, Arena& scratch);
 
 void update_amax(const Tensor& x, const Tensor& amax);
-void encode_gradient(const Tensor& x, const Tensor& amax, int ranks, const Tensor& codes);
+void encode_gradient(const Tensor& x, const Tensor& amax, float divisor, const Tensor& codes);
 void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const Tensor& saturated);
-void decode_gradient(const Tensor& codes, const Tensor& amax, int ranks, const Tensor& x);
+void decode_gradient(const Tensor& codes, const Tensor& amax, float divisor, const Tensor& x);
 
 GemmPath gemm_path(const GemmOperand& a, const GemmOperand& b);
 MxRowCount mx_row_count();

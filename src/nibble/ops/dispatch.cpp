@@ -239,10 +239,10 @@ void update_amax(const Tensor& x, const Tensor& amax) {
   (gpu ? cuda::update_amax : cpu::update_amax)(x, amax);
 }
 
-void encode_gradient(const Tensor& x, const Tensor& amax, int ranks, const Tensor& codes) {
+void encode_gradient(const Tensor& x, const Tensor& amax, float divisor, const Tensor& codes) {
   const bool gpu = on_gpu("encode_gradient", x, amax, codes);
   require(codes.numel() == x.numel(), "encode_gradient: {} into {}", to_string(x), to_string(codes));
-  (gpu ? cuda::encode_gradient : cpu::encode_gradient)(x, amax, ranks, codes);
+  (gpu ? cuda::encode_gradient : cpu::encode_gradient)(x, amax, divisor, codes);
 }
 
 void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const Tensor& saturated) {
@@ -252,10 +252,10 @@ void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const
   (gpu ? cuda::add_gradient_codes : cpu::add_gradient_codes)(codes, ranks, sum, saturated);
 }
 
-void decode_gradient(const Tensor& codes, const Tensor& amax, int ranks, const Tensor& x) {
+void decode_gradient(const Tensor& codes, const Tensor& amax, float divisor, const Tensor& x) {
   const bool gpu = on_gpu("decode_gradient", codes, amax, x);
   require(codes.numel() == x.numel(), "decode_gradient: {} into {}", to_string(codes), to_string(x));
-  (gpu ? cuda::decode_gradient : cpu::decode_gradient)(codes, amax, ranks, x);
+  (gpu ? cuda::decode_gradient : cpu::decode_gradient)(codes, amax, divisor, x);
 }
 
 std::int64_t first_non_finite(const Tensor& x) {

@@ -45,6 +45,7 @@ struct TrainState {
   std::string data_fingerprint;  ///< of the training shards
   StageState stage;
   AlarmState alarms;
+  double gradient_factor = 0;  ///< of train.exchange_scaling = "auto"; 0: there is none
 };
 
 /// Writes RUN/checkpoints/step-00000000 of F32 weights without an optimizer: it can be read, but no run goes on from

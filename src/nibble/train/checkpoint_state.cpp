@@ -63,6 +63,7 @@ nlohmann::json state_json(const TrainState& state, const Checksums& checksums, i
                            {"gradient_norms", state.alarms.gradient_norms}}},
                          {"checksums", checksums}};
   if (ranks > 1) json["ranks"] = ranks;
+  if (state.gradient_factor > 0) json["gradient_factor"] = state.gradient_factor;
   return json;
 }
 
@@ -105,6 +106,12 @@ StoredState read_stored_state(const fs::path& checkpoint) {
     if (format > 1) {
       state.stage = parse_stage(json.at("stage"), file.string());
       state.alarms = parse_alarms(json.at("alarms"));
+    }
+    if (json.contains("gradient_factor")) {
+      state.gradient_factor = json.at("gradient_factor").get<double>();
+      if (!(state.gradient_factor > 0 && state.gradient_factor <= 1)) {
+        user_error("'{}': gradient_factor is {}", file.string(), state.gradient_factor);
+      }
     }
     const nlohmann::json& checksums = json.at("checksums");
     const std::int64_t ranks = format >= kFormatOfRanks ? integer_at(json, "ranks", file.string()) : 1;

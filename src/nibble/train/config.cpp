@@ -22,6 +22,8 @@ const std::vector<std::pair<const char*, Fp8Accumulation>> kFp8Accumulations = {
                                                                                 {"fast", Fp8Accumulation::Fast}};
 const std::vector<std::pair<const char*, ExchangeFormat>> kExchanges = {
     {"stored", ExchangeFormat::Stored}, {"bf16", ExchangeFormat::Bf16}, {"fp8", ExchangeFormat::Fp8}};
+const std::vector<std::pair<const char*, ExchangeScaling>> kScalings = {{"sqrt", ExchangeScaling::Sqrt},
+                                                                        {"auto", ExchangeScaling::Auto}};
 const std::vector<std::pair<const char*, GatherWeights>> kGathers = {{"block", GatherWeights::Block},
                                                                      {"step", GatherWeights::Step}};
 const std::vector<std::pair<const char*, Schedule>> kSchedules = {{"cosine", Schedule::Cosine}, {"wsd", Schedule::Wsd}};
@@ -63,6 +65,10 @@ TrainConfig read_train_config(const ConfigTable& root) {
   c.cuda_graphs = train.boolean("cuda_graphs", c.cuda_graphs);
   c.deterministic = train.boolean("deterministic", c.deterministic);
   c.exchange = train.choice("exchange", c.exchange, kExchanges);
+  c.exchange_scaling = train.choice("exchange_scaling", c.exchange_scaling, kScalings);
+  if (c.exchange_scaling != ExchangeScaling::Sqrt && c.exchange != ExchangeFormat::Fp8) {
+    train.fail("exchange_scaling", "is for exchange = \"fp8\"");
+  }
   c.zero = static_cast<int>(train.integer("zero", 0, 0, 3));
   c.gather = train.choice("gather", c.gather, kGathers);
   c.init = train.text("init", "");
@@ -135,6 +141,7 @@ fp8_accumulation = "{}"
 cuda_graphs = {}
 deterministic = {}
 exchange = "{}"
+exchange_scaling = "{}"
 zero = {}
 gather = "{}"
 init = "{}"
@@ -165,11 +172,12 @@ checkpoint_async = {}
                      c.data.string(), c.steps, c.batch, c.micro_batch, name(kDevices, c.device),
                      recompute_name(c.recompute), name(kGradients, c.gradients), name(kMxProducts, c.mxfp4_products),
                      name(kFp8Accumulations, c.fp8_accumulation), c.cuda_graphs, c.deterministic,
-                     name(kExchanges, c.exchange), c.zero, name(kGathers, c.gather), c.init.string(), c.seed,
-                     name(kOptimizers, c.optimizer), name(kSchedules, c.schedule), c.lr, c.warmup_fraction,
-                     c.warmup_start_ratio, c.min_lr_ratio, c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay,
-                     c.clip, c.validate_every, c.validate_sequences, c.quality_every, c.checkpoint_every,
-                     c.keep_checkpoints, c.checkpoint_async) +
+                     name(kExchanges, c.exchange), name(kScalings, c.exchange_scaling), c.zero,
+                     name(kGathers, c.gather), c.init.string(), c.seed, name(kOptimizers, c.optimizer),
+                     name(kSchedules, c.schedule), c.lr, c.warmup_fraction, c.warmup_start_ratio, c.min_lr_ratio,
+                     c.decay_fraction, c.beta1, c.beta2, c.eps, c.weight_decay, c.clip, c.validate_every,
+                     c.validate_sequences, c.quality_every, c.checkpoint_every, c.keep_checkpoints,
+                     c.checkpoint_async) +
          "\n" + to_toml(c.alarms);
 }
 

@@ -14,6 +14,7 @@
 #include "nibble/tensor/tensor.h"
 #include "nibble/train/alarms.h"
 #include "nibble/train/exchange_format.h"
+#include "nibble/train/gradient_scaling.h"
 
 namespace nibble {
 
@@ -44,10 +45,11 @@ struct TrainConfig {
   Fp8Accumulation fp8_accumulation = Fp8Accumulation::F32;
   bool cuda_graphs = false;    ///< blocks are handed to a GPU as CUDA graphs; same bits
   bool deterministic = false;  ///< sums over micro-batches in an order that ranks do not change (dist/ordered_sum.h)
-  ExchangeFormat exchange = ExchangeFormat::Stored;  ///< of gradients, between ranks
-  int zero = 0;                                      ///< what ranks share: ParameterStorage::zero
-  GatherWeights gather = GatherWeights::Block;       ///< with zero = 3
-  std::uint64_t seed = 1;                            ///< of the initial weights, the data order and stochastic rounding
+  ExchangeFormat exchange = ExchangeFormat::Stored;          ///< of gradients, between ranks
+  ExchangeScaling exchange_scaling = ExchangeScaling::Sqrt;  ///< of those in FP8
+  int zero = 0;                                              ///< what ranks share: ParameterStorage::zero
+  GatherWeights gather = GatherWeights::Block;               ///< with zero = 3
+  std::uint64_t seed = 1;  ///< of the initial weights, the data order and stochastic rounding
 
   OptimizerKind optimizer = OptimizerKind::AdamW;
   Schedule schedule = Schedule::Cosine;

@@ -80,8 +80,8 @@ class Bf16Bucket final : public GradientBucket {
 
 class Fp8Bucket final : public GradientBucket {
  public:
-  Fp8Bucket(Communicator& communicator, Llama& model, std::size_t first, std::size_t last, const Tensor& saturated)
-      : communicator_(communicator), model_(model), saturated_(saturated) {
+  Fp8Bucket(Communicator& communicator, Llama& model, std::size_t first, std::size_t last, const Fp8Sums& fp8)
+      : communicator_(communicator), model_(model), fp8_(fp8) {
     std::int64_t codes = 0;
     std::int64_t vectors = 0;
     for (std::size_t i = first; i < last; ++i) {
@@ -120,13 +120,13 @@ class Fp8Bucket final : public GradientBucket {
       pending_.wait();
       for (std::size_t m = 0; m < matrices_.size(); ++m) {
         const ArenaScope scope(model_.scratch());
-        encode_gradient(wide(matrices_[m]), amax(m), communicator_.size(), place(matrices_[m], codes_));
+        encode_gradient(wide(matrices_[m]), amax(m), fp8_.scaling.divisor(), place(matrices_[m], codes_));
       }
       pending_ = communicator_.start_all_to_all(codes_, arrived_);
     } else if (step_ == 2) {
       pending_.wait();
       const Tensor piece = codes_.view().elements(communicator_.rank() * piece_, (communicator_.rank() + 1) * piece_);
-      add_gradient_codes(arrived_, communicator_.size(), piece, saturated_);
+      add_gradient_codes(arrived_, communicator_.size(), piece, fp8_.saturated);
       pending_ = communicator_.start_all_gather(piece, codes_);
     }
     if (step_ < 3) ++step_;
@@ -139,7 +139,7 @@ class Fp8Bucket final : public GradientBucket {
     for (std::size_t m = 0; m < matrices_.size(); ++m) {
       const ArenaScope scope(model_.scratch());
       const Tensor sum = wide(matrices_[m], false);
-      decode_gradient(place(matrices_[m], codes_), amax(m), communicator_.size(), sum);
+      decode_gradient(place(matrices_[m], codes_), amax(m), fp8_.scaling.divisor(), sum);
       if (sum.raw() != grad(matrices_[m]).raw()) convert(sum, grad(matrices_[m]));
     }
     for (const Part& vector : vectors_) copy(place(vector, plain_), grad(vector));
@@ -176,7 +176,7 @@ class Fp8Bucket final : public GradientBucket {
 
   Communicator& communicator_;
   Llama& model_;
-  Tensor saturated_;
+  const Fp8Sums& fp8_;
   std::vector<Part> matrices_, vectors_;
   std::int64_t piece_ = 0;
   int step_ = 3;
@@ -190,11 +190,11 @@ class Fp8Bucket final : public GradientBucket {
 }  // namespace
 
 std::unique_ptr<GradientBucket> make_gradient_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
-                                                     std::size_t first, std::size_t last, const Tensor& saturated) {
+                                                     std::size_t first, std::size_t last, const Fp8Sums& fp8) {
   switch (format) {
     case ExchangeFormat::Stored: break;
     case ExchangeFormat::Bf16: return std::make_unique<Bf16Bucket>(communicator, ranges_of(model, first, last));
-    case ExchangeFormat::Fp8: return std::make_unique<Fp8Bucket>(communicator, model, first, last, saturated);
+    case ExchangeFormat::Fp8: return std::make_unique<Fp8Bucket>(communicator, model, first, last, fp8);
   }
   return std::make_unique<StoredBucket>(communicator, ranges_of(model, first, last));
 }

@@ -20,6 +20,7 @@
 #include "nibble/dist/communicator.h"
 #include "nibble/model/llama.h"
 #include "nibble/train/exchange_format.h"
+#include "nibble/train/gradient_scaling.h"
 
 namespace nibble {
 
@@ -42,9 +43,14 @@ class GradientBucket {
   virtual std::size_t bytes() const { return 0; }
 };
 
-/// Of parameters [first, last), in a step's only exchange. FP8 adds to `saturated` (I32 [1]) how many elements of the
-/// pieces that this rank adds did; communicator and model outlive the bucket.
+/// What all FP8 buckets of an exchange share.
+struct Fp8Sums {
+  OwnedTensor saturated;  ///< I32 [1]: how many sums of the pieces that this rank adds up were held to 448
+  GradientScaling scaling;
+};
+
+/// Of parameters [first, last), in a step's only exchange; communicator, model and `fp8` outlive the bucket.
 std::unique_ptr<GradientBucket> make_gradient_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
-                                                     std::size_t first, std::size_t last, const Tensor& saturated);
+                                                     std::size_t first, std::size_t last, const Fp8Sums& fp8);
 
 }  // namespace nibble

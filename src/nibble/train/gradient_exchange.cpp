@@ -16,7 +16,7 @@ Tensor piece_of(const Tensor& flat, const Communicator& communicator) {
 }  // namespace
 
 GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered,
-                                   ExchangeFormat format)
+                                   ExchangeFormat format, ExchangeScaling scaling)
     : communicator_(communicator),
       model_(model),
       mine_(positions_of(communicator.rank(), communicator.size(), micro_batches)),
@@ -24,7 +24,7 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
       ordered_(ordered && micro_batches > 1),
       format_(format),
       zero_(model.storage().shares(1) ? model.storage().zero : 0),
-      saturated_(DType::I32, {1}, model.device()) {
+      fp8_{OwnedTensor(DType::I32, {1}, model.device()), GradientScaling(scaling, communicator.size())} {
   if (ordered && format != ExchangeFormat::Stored) {
     user_error(
         "train.exchange rounds otherwise on each number of ranks, and train.deterministic is to be the same on all: "
@@ -42,7 +42,7 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
       const ParameterRange& range = model.gradient_buckets()[b];
       Arena& memory = memory_[b % memory_.size()];
       buckets_.push_back(ordered_ ? make_ordered_bucket(communicator, model, range, memory, micro_batches)
-                                  : make_piece_bucket(format, communicator, model, range, memory, saturated_));
+                                  : make_piece_bucket(format, communicator, model, range, memory, fp8_));
     }
   } else if (ordered_) {
     for (const Tensor& flat : model.padded_grads()) {
@@ -52,7 +52,7 @@ GradientExchange::GradientExchange(Communicator& communicator, Llama& model, std
 }
 
 void GradientExchange::begin() {
-  if (format_ == ExchangeFormat::Fp8) fill_zero(saturated_);
+  if (format_ == ExchangeFormat::Fp8) fill_zero(fp8_.saturated);
   if (!lacks_pass()) return;
   const bool sends_zeros = zero_ >= 2 && !ordered_;
   model_.accompany(sends_zeros ? ready_pieces({.first = true, .last = false}) : Llama::GradientsReady());
@@ -71,7 +71,7 @@ Llama::GradientsReady GradientExchange::ready(std::int64_t position) {
   return [this](std::size_t bucket) {
     if (bucket == buckets_.size()) {
       const ParameterRange& range = model_.gradient_buckets()[bucket];
-      buckets_.push_back(make_gradient_bucket(format_, communicator_, model_, range.first, range.last, saturated_));
+      buckets_.push_back(make_gradient_bucket(format_, communicator_, model_, range.first, range.last, fp8_));
     }
     for (std::size_t i = 0; i < bucket; ++i) buckets_[i]->advance();
     buckets_[bucket]->start({});
@@ -162,7 +162,7 @@ void GradientExchange::share_observed() {
 
 std::int64_t GradientExchange::saturated() const {
   std::int32_t count = 0;
-  copy(saturated_, Tensor::of(&count, {1}));
+  copy(fp8_.saturated, Tensor::of(&count, {1}));
   return count;
 }
 

@@ -41,7 +41,9 @@ class GradientExchange {
   /// UserError for fewer passes than ranks, and for an ordered sum that is to travel in another format. `model` and
   /// `communicator` must outlive it.
   GradientExchange(Communicator& communicator, Llama& model, std::int64_t micro_batches, bool ordered,
-                   ExchangeFormat format = ExchangeFormat::Stored);
+                   ExchangeFormat format = ExchangeFormat::Stored, ExchangeScaling scaling = ExchangeScaling::Sqrt);
+  GradientExchange(const GradientExchange&) = delete;
+  GradientExchange& operator=(const GradientExchange&) = delete;
 
   /// What this rank computes of a step.
   const Positions& mine() const { return mine_; }
@@ -59,6 +61,8 @@ class GradientExchange {
   void finish();
   /// Elements of this rank's pieces whose FP8 sum was held to 448 in the step that is finished; 0 for other formats.
   std::int64_t saturated() const;
+  /// Of FP8 gradients.
+  GradientScaling& scaling() { return fp8_.scaling; }
   /// How often an element travels in a step.
   std::int64_t exchanges() const { return zero_ >= 2 ? most_passes() : 1; }
   /// Memory that is held beside the gradients.
@@ -83,7 +87,7 @@ class GradientExchange {
   std::vector<std::unique_ptr<GradientBucket>> buckets_;  // in the order in which they become ready
   std::size_t started_ = 0;                               // of this pass
   std::vector<Arena> memory_;                             // that buckets of pieces take turns at
-  OwnedTensor saturated_;                                 // I32 [1]
+  Fp8Sums fp8_;
   // Observations of all layers one after the other, padded to a multiple of the ranks; made when there are some.
   OwnedTensor observed_;
   std::vector<OrderedSum> observed_sum_;

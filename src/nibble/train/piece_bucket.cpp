@@ -127,9 +127,9 @@ class ScatteredBucket final : public PieceBucket {
 class Fp8PieceBucket final : public PieceBucket {
  public:
   Fp8PieceBucket(Communicator& communicator, Llama& model, const ParameterRange& range, Arena& memory,
-                 const Tensor& saturated)
+                 const Fp8Sums& fp8)
       : PieceBucket(communicator, model, range, memory),
-        saturated_(saturated),
+        fp8_(fp8),
         amaxes_(DType::F32, {static_cast<std::int64_t>(matrices())}, model.device()) {}
 
   void start(BucketPass pass) override {
@@ -158,7 +158,7 @@ class Fp8PieceBucket final : public PieceBucket {
       arrived_.push_back(memory_.allocate(DType::U8, {numel}));
       {
         const ArenaScope scope(model_.scratch());
-        encode_gradient(wide(m), amax(m), communicator_.size(), codes_[m].elements(0, p.grad.numel()));
+        encode_gradient(wide(m), amax(m), fp8_.scaling.divisor(), codes_[m].elements(0, p.grad.numel()));
       }
       fill_zero(codes_[m].elements(p.grad.numel(), numel));
       codes_pending_.push_back(communicator_.start_all_to_all(codes_[m], arrived_[m]));
@@ -171,11 +171,11 @@ class Fp8PieceBucket final : public PieceBucket {
       const Parameter& p = matrix(m);
       const std::int64_t numel = p.pieces.piece() * p.grad.cols();
       const Tensor sum = codes_[m].elements(0, numel);
-      add_gradient_codes(arrived_[m], communicator_.size(), sum, saturated_);
+      add_gradient_codes(arrived_[m], communicator_.size(), sum, fp8_.saturated);
       const bool in_place = pass_.first && p.grad_piece.dtype() == DType::F32;
       const ArenaScope scope(model_.scratch());
       const Tensor values = in_place ? p.grad_piece : model_.scratch().allocate(DType::F32, {numel});
-      decode_gradient(sum, amax(m), communicator_.size(), values);
+      decode_gradient(sum, amax(m), fp8_.scaling.divisor(), values);
       arrive(m, values, pass_.first);
     }
     vectors_pending_.wait();
@@ -196,7 +196,7 @@ class Fp8PieceBucket final : public PieceBucket {
     return copy;
   }
 
-  Tensor saturated_;
+  const Fp8Sums& fp8_;
   OwnedTensor amaxes_;  // F32, one a matrix
   BucketPass pass_;
   bool encoded_ = true;
@@ -255,9 +255,9 @@ class OrderedBucket final : public PieceBucket {
 }  // namespace
 
 std::unique_ptr<GradientBucket> make_piece_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
-                                                  const ParameterRange& range, Arena& memory, const Tensor& saturated) {
+                                                  const ParameterRange& range, Arena& memory, const Fp8Sums& fp8) {
   if (format == ExchangeFormat::Fp8) {
-    return std::make_unique<Fp8PieceBucket>(communicator, model, range, memory, saturated);
+    return std::make_unique<Fp8PieceBucket>(communicator, model, range, memory, fp8);
   }
   return std::make_unique<ScatteredBucket>(communicator, model, range, memory, format == ExchangeFormat::Bf16);
 }

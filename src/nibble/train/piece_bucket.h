@@ -19,10 +19,10 @@
 
 namespace nibble {
 
-/// `memory` is the bucket's own between start and finish. FP8 adds to `saturated` (I32 [1]) as a whole exchange does.
+/// `memory` is the bucket's own between start and finish. `fp8` outlives it, too.
 /// Communicator, model and memory outlive the bucket.
 std::unique_ptr<GradientBucket> make_piece_bucket(ExchangeFormat format, Communicator& communicator, Llama& model,
-                                                  const ParameterRange& range, Arena& memory, const Tensor& saturated);
+                                                  const ParameterRange& range, Arena& memory, const Fp8Sums& fp8);
 /// The ordered sum of a step of `micro_batches` passes by all ranks.
 std::unique_ptr<GradientBucket> make_ordered_bucket(Communicator& communicator, Llama& model,
                                                     const ParameterRange& range, Arena& memory,

@@ -132,7 +132,8 @@ class Trainer {
         loader_(open_split(config, "train"), config.model.seq, LoaderOrder::Shuffled, config.seed),
         plan_(planned(recipe)),
         model_(config.model, recipe, config.seed, DType::BF16, config.device, storage_of_rank(config, ranks)),
-        exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange),
+        exchange_(ranks, model_, config.batch / config.micro_batch, config.deterministic, config.exchange,
+                  config.exchange_scaling),
         optimizer_(make_optimizer(config.optimizer, model_)),
         clock_(model_.recipe(), config.steps),
         alarms_(config.alarms),
@@ -167,6 +168,7 @@ class Trainer {
     load_recipe_state(checkpoint, state, model_);
     if (!state.stage.measured_below.empty()) clock_.restore(state.stage);  // else a checkpoint of the first format
     alarms_.restore(state.alarms);
+    if (state.gradient_factor > 0 && exchange_.scaling().adapts()) exchange_.scaling().restore(state.gradient_factor);
     state_ = state;
     state_.config = to_toml(config_);
     loader_.set_position(state.position);
@@ -294,6 +296,7 @@ class Trainer {
     state_.position = loader_.position();
     state_.stage = clock_.state();
     state_.alarms = alarms_.state();
+    state_.gradient_factor = exchange_.scaling().adapts() ? exchange_.scaling().factor() : 0;
     checkpoints_.save(state_, model_, *optimizer_);
   }
 
@@ -396,7 +399,11 @@ class Trainer {
     nlohmann::ordered_json line = {{"step", step}, {"tokens", state_.tokens}, {"loss", loss.mean()},
                                    {"lr", lr},     {"grad_norm", norm},       {"tokens_per_second", rate}};
     if (loader_.shards().masked()) line["counted_tokens"] = loss.tokens;
-    if (const auto share = saturated_share()) line["exchange_saturated"] = *share;
+    if (const auto share = saturated_share()) {
+      line["exchange_saturated"] = *share;
+      if (exchange_.scaling().adapts()) line["gradient_factor"] = exchange_.scaling().factor();
+      exchange_.scaling().after_step(*share);
+    }
     if (gathered.bytes > 0) {
       line["gathered_bytes"] = gathered.bytes;
       line["gathered_of_bf16"] = static_cast<double>(gathered.bytes) / static_cast<double>(gathered.bf16_bytes);

@@ -45,9 +45,7 @@ NIBBLE_SIMD std::int32_t add(const std::uint8_t* codes, int ranks, std::int64_t 
   return saturated;
 }
 
-GradientScale scale_of(const Tensor& amax, int ranks) {
-  return gradient_scale(*amax.data<float>(), std::sqrt(static_cast<float>(ranks)));
-}
+GradientScale scale_of(const Tensor& amax, float divisor) { return gradient_scale(*amax.data<float>(), divisor); }
 
 }  // namespace
 
@@ -63,8 +61,8 @@ void update_amax(const Tensor& x, const Tensor& amax) {
   *amax.data<float>() = bits_float(std::min(top, kInfinity));
 }
 
-void encode_gradient(const Tensor& x, const Tensor& amax, int ranks, const Tensor& codes) {
-  const GradientScale scale = scale_of(amax, ranks);
+void encode_gradient(const Tensor& x, const Tensor& amax, float divisor, const Tensor& codes) {
+  const GradientScale scale = scale_of(amax, divisor);
   const auto* from = x.data<float>();
   auto* to = codes.data<std::uint8_t>();
   parallel_for(x.numel(), kGrain, [&](std::int64_t b, std::int64_t e) { encode(from + b, scale.sf, to + b, e - b); });
@@ -79,8 +77,8 @@ void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const
   *saturated.data<std::int32_t>() += count;
 }
 
-void decode_gradient(const Tensor& codes, const Tensor& amax, int ranks, const Tensor& x) {
-  const GradientScale scale = scale_of(amax, ranks);
+void decode_gradient(const Tensor& codes, const Tensor& amax, float divisor, const Tensor& x) {
+  const GradientScale scale = scale_of(amax, divisor);
   const auto* from = codes.data<std::uint8_t>();
   auto* to = x.data<float>();
   parallel_for(x.numel(), kGrain, [&](std::int64_t b, std::int64_t e) { decode(from + b, scale.inv, to + b, e - b); });

@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kThreads) amax_kernel(const float* x, float* a
 
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    encode_kernel(const float* x, const float* amax, float sqrt_ranks, std::uint8_t* codes, std::int64_t n) {
-  const float sf = gradient_scale(*amax, sqrt_ranks).sf;
+    encode_kernel(const float* x, const float* amax, float divisor, std::uint8_t* codes, std::int64_t n) {
+  const float sf = gradient_scale(*amax, divisor).sf;
   for_packs<kWidth>(n, [&]<int kCount>(std::int64_t i) {
     const Pack<float, kCount> v = load_pack<kCount>(x + i);
     Pack<std::uint8_t, kCount> code;
@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    decode_kernel(const std::uint8_t* codes, const float* amax, float sqrt_ranks, float* x, std::int64_t n) {
-  const float inv = gradient_scale(*amax, sqrt_ranks).inv;
+    decode_kernel(const std::uint8_t* codes, const float* amax, float divisor, float* x, std::int64_t n) {
+  const float inv = gradient_scale(*amax, divisor).inv;
   for_packs<kWidth>(n, [&]<int kCount>(std::int64_t i) {
     const Pack<std::uint8_t, kCount> code = load_pack<kCount>(codes + i);
     Pack<float, kCount> v;
@@ -88,8 +88,6 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % 32 == 0 && count > 0) atomicAdd(saturated, count);
 }
 
-float root(int ranks) { return std::sqrt(static_cast<float>(ranks)); }
-
 }  // namespace
 
 void update_amax(const Tensor& x, const Tensor& amax) {
@@ -103,14 +101,14 @@ void update_amax(const Tensor& x, const Tensor& amax) {
   launched("update_amax");
 }
 
-void encode_gradient(const Tensor& x, const Tensor& amax, int ranks, const Tensor& codes) {
+void encode_gradient(const Tensor& x, const Tensor& amax, float divisor, const Tensor& codes) {
   const auto* from = device_data<float>(x, "encode_gradient");
   auto* to = device_data<std::uint8_t>(codes, "encode_gradient");
   const std::int64_t n = x.numel();
   if (n == 0) return;
   const bool packs = packs_fit(from, to);
   (packs ? encode_kernel<4> : encode_kernel<1>)<<<blocks_for(packs ? (n + 3) / 4 : n), kThreads, 0, stream()>>>(
-      from, device_data<float>(amax, "encode_gradient"), root(ranks), to, n);
+      from, device_data<float>(amax, "encode_gradient"), divisor, to, n);
   launched("encode_gradient");
 }
 
@@ -125,14 +123,14 @@ void add_gradient_codes(const Tensor& codes, int ranks, const Tensor& sum, const
   launched("add_gradient_codes");
 }
 
-void decode_gradient(const Tensor& codes, const Tensor& amax, int ranks, const Tensor& x) {
+void decode_gradient(const Tensor& codes, const Tensor& amax, float divisor, const Tensor& x) {
   const auto* from = device_data<std::uint8_t>(codes, "decode_gradient");
   auto* to = device_data<float>(x, "decode_gradient");
   const std::int64_t n = x.numel();
   if (n == 0) return;
   const bool packs = packs_fit(from, to);
   (packs ? decode_kernel<4> : decode_kernel<1>)<<<blocks_for(packs ? (n + 3) / 4 : n), kThreads, 0, stream()>>>(
-      from, device_data<float>(amax, "decode_gradient"), root(ranks), to, n);
+      from, device_data<float>(amax, "decode_gradient"), divisor, to, n);
   launched("decode_gradient");
 }
 

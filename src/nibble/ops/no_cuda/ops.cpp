@@ -37,9 +37,9 @@ void squares_of_chunks(const Tensor&, std::int64_t, const Tensor&) { refuse("squ
 void scale_in_place(const Tensor&, float) { refuse("scale_in_place"); }
 void add_in_place(const Tensor&, const Tensor&) { refuse("add_in_place"); }
 void update_amax(const Tensor&, const Tensor&) { refuse("update_amax"); }
-void encode_gradient(const Tensor&, const Tensor&, int, const Tensor&) { refuse("encode_gradient"); }
+void encode_gradient(const Tensor&, const Tensor&, float, const Tensor&) { refuse("encode_gradient"); }
 void add_gradient_codes(const Tensor&, int, const Tensor&, const Tensor&) { refuse("add_gradient_codes"); }
-void decode_gradient(const Tensor&, const Tensor&, int, const Tensor&) { refuse("decode_gradient"); }
+void decode_gradient(const Tensor&, const Tensor&, float, const Tensor&) { refuse("decode_gradient"); }
 std::int64_t first_non_finite(const Tensor&) { refuse("first_non_finite"); }
 void rmsnorm_forward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) { refuse("rmsnorm_forward"); }
 void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
