@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 
+#include "nibble/ops/spmm.h"
 #include "nibble/tensor/error.h"
 
 namespace nibble {
@@ -129,12 +130,42 @@ struct LinearPhases {
   double& backward;
 };
 
+/// Whether Y is added to the residual stream, so that dY is its gradient, in F32.
+bool of_stream(const LinearShape& shape) { return shape.name == "attention.output" || shape.name == "mlp.down"; }
+
 /// Seconds of a pass over memory, as elementwise kernels make it.
 double pass_over(Parts& parts, const char* name, double bytes, const DeviceSpec& device) {
   if (bytes == 0) return 0;
   const double seconds = bytes / (device.bandwidth * device.bandwidth_achieved);
   parts.add(name, "", "", 0, bytes, seconds);
   return seconds;
+}
+
+struct ResidualCost {
+  const char* unit = "";
+  double flops = 0;
+  double bytes = 0;
+  double seconds = 0;
+};
+
+/// The residual's product with W or dY (ops/spmm.h): its entries gather rows of BF16; on a GPU, where they are dense,
+/// all places are multiplied as a BF16 matrix, by wgrad with a dY that is F32 as two.
+ResidualCost residual_cost(const LinearRecipe& recipe, const LinearShape& shape, Product product, double tokens,
+                           const DeviceSpec& device) {
+  const double density = residual_density(recipe);
+  if (density == 0 || (product == Product::Wgrad && !recipe.residual_in_wgrad)) return {};
+  const double places = tokens * static_cast<double>(shape.inputs);
+  const auto outputs = static_cast<double>(shape.outputs);
+  if (device.is_cpu || density < kDenseResidual) {
+    const double each = 2 * density * places * outputs;  // operations, and bytes of rows of W^T or dY
+    return {"gather", each, each, std::max(each / device.rate(Unit::F32), each / device.gather_bandwidth)};
+  }
+  const bool split = product == Product::Wgrad && of_stream(shape);
+  const double flops = (split ? 2 : 1) * 2 * places * outputs;
+  const double bytes = 2 * places + (split ? (4 + 2 * 2) * tokens * outputs : 0);
+  const Unit unit = device.high_precision();
+  return {unit_name(unit), flops, bytes,
+          flops / device.rate(unit) + bytes / (device.bandwidth * device.bandwidth_achieved)};
 }
 
 /// One linear layer during one stage, `weight` of the run: its products to `parts`, all else to `overheads`.
@@ -176,16 +207,12 @@ void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const Linea
     const bool dge = recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge;
     (dge ? phases.backward : phases.weights) += weight * quantise_seconds(update, device);
   }
-  const double density = residual_density(recipe);
-  if (density > 0) {
-    const double products = recipe.residual_in_wgrad ? 2 : 1;
-    const double entries = density * tokens * static_cast<double>(shape.inputs);
-    const double flops = products * 2 * entries * static_cast<double>(shape.outputs);
-    const double gathered = products * 2 * entries * static_cast<double>(shape.outputs);  // BF16 rows of W^T or dY
-    const double seconds = std::max(flops / device.rate(Unit::F32), gathered / device.gather_bandwidth);
-    overheads.add("sparse residual", "", "gather", passes * flops, passes * gathered, passes * seconds);
-    phases.forward += passes * seconds / products;
-    phases.backward += passes * seconds * (products - 1) / products;
+  for (const Product product : {Product::Fprop, Product::Wgrad}) {
+    const ResidualCost residual = residual_cost(recipe, shape, product, tokens, device);
+    if (residual.seconds == 0) continue;
+    overheads.add("sparse residual", product_name(product), residual.unit, passes * residual.flops,
+                  passes * residual.bytes, passes * residual.seconds);
+    (product == Product::Fprop ? phases.forward : phases.backward) += passes * residual.seconds;
   }
 }
 
