@@ -1,7 +1,10 @@
 // A chat template and JSON lines of records, which it turns into pieces and a small tokenizer into ids:
 // TEMPLATE cut LINES.
+#include <nlohmann/json.hpp>
+
 #include "fuzz/harness/input_files.h"
 #include "fuzz/harness/target.h"
+#include "nibble/data/bpe/model.h"
 #include "nibble/data/chat_record.h"
 #include "nibble/data/chat_template.h"
 
@@ -12,19 +15,13 @@ namespace {
 /// The tokens of ChatML and bytes.
 const Tokenizer& tokenizer() {
   static const Tokenizer bytes = [] {
-    std::string vocab;
-    for (int b = 0; b < 256; ++b) {
-      // GPT-2's spelling of bytes: printable ones as they are, the others from U+0100 on.
-      static int next = 256;
-      const bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-      const int c = printable ? b : next++;
-      vocab += (vocab.empty() ? "\"\\u" : ",\"\\u") + fmt::format("{:04x}\":{}", c, b);
-    }
+    nlohmann::json vocab;
+    for (std::size_t b = 0; b < 256; ++b) vocab[bpe::byte_spellings()[b]] = b;
     const std::string json = R"({"added_tokens":[{"id":256,"content":"<|im_start|>","special":true},)"
                              R"({"id":257,"content":"<|im_end|>","special":true}],)"
                              R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},)"
-                             R"("decoder":{"type":"ByteLevel"},"model":{"type":"BPE","merges":[],"vocab":{)" +
-                             vocab + "}}}";
+                             R"("decoder":{"type":"ByteLevel"},"model":{"type":"BPE","merges":[],"vocab":)" +
+                             vocab.dump() + "}}";
     return Tokenizer::parse(json, R"({"eos_token":"<|im_end|>"})", "bytes");
   }();
   return bytes;

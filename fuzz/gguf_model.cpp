@@ -5,7 +5,6 @@
 #include "fuzz/harness/input_files.h"
 #include "fuzz/harness/target.h"
 #include "nibble/data/gguf_tokenizer.h"
-#include "nibble/model/parameter_shapes.h"
 
 namespace nibble::fuzz {
 
