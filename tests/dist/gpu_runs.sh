@@ -40,7 +40,6 @@ name=$recipe-$deterministic-$exchange-$zero-$gather-$optimizer-$ranks
 folder=$out/$name
 rm -rf "$folder"
 [ "$deterministic" = yes ] && flag=--deterministic || flag=
-[ "$zero" = 0 ] && gather=block
 set -- "$programs/nibble" train --config configs/demo.toml --recipe "$recipe" --out "$folder" $flag \
   --set train.device="$DEVICE" --set data.dir="$tokens" --set train.steps="$STEPS" --set train.batch=8 --set train.micro_batch=2 \
   --set train.exchange="$exchange" --set train.zero="$zero" --set train.gather="$gather" --set optimizer.kind="$optimizer" \
@@ -72,7 +71,6 @@ what="$kind, $3, ZeRO-$4 ($5), $6"
 sh "$out/one.sh" "$number" "$ranks" "$@"
 code=$?
 many=$out/$1-$2-$3-$4-$5-$6-$ranks
-[ "$4" = 0 ] && [ ! -d "$many" ] && many=$out/$1-$2-$3-$4-block-$6-$ranks
 if [ $code != 0 ] || [ "$(cat "$lone/done")" != 0 ]; then
   echo "FAILED  $what: exit code $code: $(tail -n 1 "$many.log" | cut -c -200)"
   exit 0
@@ -82,7 +80,7 @@ import hashlib, json, pathlib, sys
 lone, many, what, deterministic, bound = sys.argv[1:]
 def figures(folder):
     lines = [json.loads(line) for line in open(folder + "/metrics.jsonl")]
-    return [(l["step"], l.get("loss"), l.get("grad_norm"), l.get("validation_loss", l.get("valid_loss"))) for l in lines]
+    return [(l["step"], l.get("loss"), l.get("grad_norm"), l.get("val_loss")) for l in lines]
 def weights(folder):  # as one file, whatever the parts
     return hashlib.sha256(pathlib.Path(folder, "whole", "model.safetensors").read_bytes()).hexdigest()[:16]
 a, b = figures(lone), figures(many)
