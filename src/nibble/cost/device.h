@@ -60,6 +60,8 @@ struct DeviceSpec {
   /// Table of the file and where its figures come from.
   std::vector<std::pair<std::string, std::string>> sources;
 
+  /// Bytes a second of elementwise kernels.
+  double elementwise_bandwidth() const { return bandwidth * bandwidth_achieved; }
   bool has(Unit unit) const { return peak[static_cast<std::size_t>(unit)] > 0; }
   /// Operations a second that a large product reaches; require()s that the device has the unit.
   double rate(Unit unit) const;

@@ -105,14 +105,14 @@ class CommonParts {
 
   /// Returns the seconds of all passes, as attention does.
   double element(Parts& parts, const char* name, double passes, double flops, double bytes) const {
-    const double seconds = std::max(flops / d_.rate(Unit::F32), bytes / (d_.bandwidth * d_.bandwidth_achieved));
+    const double seconds = std::max(flops / d_.rate(Unit::F32), bytes / d_.elementwise_bandwidth());
     parts.add(name, "", "", passes * flops, passes * bytes, passes * seconds);
     return passes * seconds;
   }
 
  private:
   double attention(Parts& parts, const char* name, double passes, double flops, double bytes) const {
-    const double seconds = std::max(flops / d_.attention_rate(), bytes / (d_.bandwidth * d_.bandwidth_achieved));
+    const double seconds = std::max(flops / d_.attention_rate(), bytes / d_.elementwise_bandwidth());
     parts.add(name, "", unit_name(d_.is_cpu ? Unit::F32 : Unit::Bf16), passes * flops, passes * bytes,
               passes * seconds);
     return passes * seconds;
@@ -128,15 +128,13 @@ struct LinearPhases {
   double& weights;
   double& forward;
   double& backward;
+  double& of(Product product) const { return product == Product::Fprop ? forward : backward; }
 };
-
-/// Whether Y is added to the residual stream, so that dY is its gradient, in F32.
-bool of_stream(const LinearShape& shape) { return shape.name == "attention.output" || shape.name == "mlp.down"; }
 
 /// Seconds of a pass over memory, as elementwise kernels make it.
 double pass_over(Parts& parts, const char* name, double bytes, const DeviceSpec& device) {
   if (bytes == 0) return 0;
-  const double seconds = bytes / (device.bandwidth * device.bandwidth_achieved);
+  const double seconds = bytes / device.elementwise_bandwidth();
   parts.add(name, "", "", 0, bytes, seconds);
   return seconds;
 }
@@ -160,12 +158,11 @@ ResidualCost residual_cost(const LinearRecipe& recipe, const LinearShape& shape,
     const double each = 2 * density * places * outputs;  // operations, and bytes of rows of W^T or dY
     return {"gather", each, each, std::max(each / device.rate(Unit::F32), each / device.gather_bandwidth)};
   }
-  const bool split = product == Product::Wgrad && of_stream(shape);
+  const bool split = product == Product::Wgrad && shape.adds_to_stream;
   const double flops = (split ? 2 : 1) * 2 * places * outputs;
   const double bytes = 2 * places + (split ? (4 + 2 * 2) * tokens * outputs : 0);
   const Unit unit = device.high_precision();
-  return {unit_name(unit), flops, bytes,
-          flops / device.rate(unit) + bytes / (device.bandwidth * device.bandwidth_achieved)};
+  return {unit_name(unit), flops, bytes, flops / device.rate(unit) + bytes / device.elementwise_bandwidth()};
 }
 
 /// One linear layer during one stage, `weight` of the run: its products to `parts`, all else to `overheads`.
@@ -178,7 +175,7 @@ void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const Linea
     const ProductCost cost = product_cost(recipe, shape, product, tokens, device);
     parts.add(shape.name, product_name(product), unit_name(cost.path.unit), passes * cost.flops, passes * cost.bytes,
               passes * cost.seconds);
-    double& phase = product == Product::Fprop ? phases.forward : phases.backward;
+    double& phase = phases.of(product);
     phase += passes * cost.seconds;
     phase += pass_over(overheads, "MXFP4 to FP8", passes * rewritten_bytes(recipe, shape, product, tokens, cost.path),
                        device);
@@ -212,7 +209,7 @@ void add_linear(Parts& parts, Parts& overheads, LinearPhases phases, const Linea
     if (residual.seconds == 0) continue;
     overheads.add("sparse residual", product_name(product), residual.unit, passes * residual.flops,
                   passes * residual.bytes, passes * residual.seconds);
-    (product == Product::Fprop ? phases.forward : phases.backward) += passes * residual.seconds;
+    phases.of(product) += passes * residual.seconds;
   }
 }
 
@@ -271,7 +268,7 @@ ProductCost product_cost(const LinearRecipe& recipe, const LinearShape& shape, P
     cost.flops += extra;
     cost.seconds += extra / device.rate(unit);
   }
-  cost.seconds = std::max(cost.seconds, cost.bytes / (device.bandwidth * device.bandwidth_achieved));
+  cost.seconds = std::max(cost.seconds, cost.bytes / device.elementwise_bandwidth());
   return cost;
 }
 

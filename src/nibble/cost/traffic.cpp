@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nibble/recipe/linear_contract.h"
+
 namespace nibble {
 
 namespace {
@@ -20,6 +22,19 @@ Operand source_of(Operand operand) {
     case Operand::WgradDy: break;
   }
   return Operand::DgradDy;
+}
+
+/// X [T, K], W [N, K] or dY [T, N].
+struct SourceExtent {
+  std::int64_t columns;
+  double elements;
+};
+
+SourceExtent extent_of(Operand operand, const LinearShape& shape, double tokens) {
+  const Operand source = source_of(operand);
+  const std::int64_t columns = source == Operand::DgradDy ? shape.outputs : shape.inputs;
+  const double rows = source == Operand::FpropW ? static_cast<double>(shape.outputs) : tokens;
+  return {columns, rows * static_cast<double>(columns)};
 }
 
 }  // namespace
@@ -45,8 +60,6 @@ bool needs_amax_pass(const QuantSpec& spec) {
 
 std::array<OperandTraffic, 6> quantise_traffic(const LinearRecipe& recipe, const LinearShape& shape, double tokens,
                                                const CostAssumptions& assumptions) {
-  const auto n = static_cast<double>(shape.outputs);
-  const auto k = static_cast<double>(shape.inputs);
   std::array<OperandTraffic, 6> traffic;
   std::array<bool, 6> read{};  // by source: read once already
   std::array<bool, 6> amax_pass{};
@@ -55,8 +68,7 @@ std::array<OperandTraffic, 6> quantise_traffic(const LinearRecipe& recipe, const
     const Operand source = source_of(operand);
     const auto s = static_cast<std::size_t>(source);
     const bool is_weight = source == Operand::FpropW;
-    const double elements = is_weight ? n * k : tokens * (source == Operand::FpropX ? k : n);
-    const std::int64_t columns = source == Operand::DgradDy ? shape.outputs : shape.inputs;
+    const auto [columns, elements] = extent_of(operand, shape, tokens);
     const QuantSpec& spec = effective_spec(recipe, operand);
     const double stored = stored_bits(spec, columns) / 8 * elements;
     if (recipe[operand].source == OperandSource::Fprop) {
@@ -100,31 +112,21 @@ OperandTraffic update_traffic(const LinearRecipe& recipe, const LinearShape& sha
 double rewritten_bytes(const LinearRecipe& recipe, const LinearShape& shape, Product product, double tokens,
                        const ProductPath& path) {
   if (!path.rewrites) return 0;
-  const auto n = static_cast<double>(shape.outputs);
-  const auto k = static_cast<double>(shape.inputs);
   double bytes = 0;
   for (const Operand operand : operands_of(product)) {
-    const Operand source = source_of(operand);
-    const double elements = source == Operand::FpropW ? n * k : tokens * (source == Operand::FpropX ? k : n);
-    const std::int64_t columns = source == Operand::DgradDy ? shape.outputs : shape.inputs;
+    const auto [columns, elements] = extent_of(operand, shape, tokens);
     bytes += (stored_bits(effective_spec(recipe, operand), columns) / 8 + 1) * elements;
   }
   return bytes;
 }
 
 RotatedBytes rotated_bytes(const LinearRecipe& recipe, const LinearShape& shape, double tokens) {
-  const QuantSpec& x = recipe[Operand::FpropX].quant;
-  const QuantSpec& w = recipe[Operand::FpropW].quant;
+  const auto mask_bytes = [&](Operand operand) { return recipe[operand].quant.trust_mask ? 1.0 / 8 : 0.0; };
   RotatedBytes bytes;
-  if (!w.hadamard.enabled()) return bytes;
-  const auto comes_rotated = [&](Operand partner, bool masked) {
-    return masked || recipe[partner].source != OperandSource::HighPrecision;
-  };
-  const double mask = 1.0 / 8;
-  if (comes_rotated(Operand::DgradW, x.trust_mask)) {
-    bytes.dx = (2 + 2 + (x.trust_mask ? mask : 0)) * tokens * static_cast<double>(shape.inputs);
+  if (rotates_dx_back(recipe)) {
+    bytes.dx = (2 + 2 + mask_bytes(Operand::FpropX)) * tokens * static_cast<double>(shape.inputs);
   }
-  if (comes_rotated(Operand::WgradX, w.trust_mask)) bytes.dw = (4 + 4 + (w.trust_mask ? mask : 0)) * shape.weights();
+  if (rotates_dw_back(recipe)) bytes.dw = (4 + 4 + mask_bytes(Operand::FpropW)) * shape.weights();
   return bytes;
 }
 

@@ -146,9 +146,9 @@ init_std = {}
 
 std::vector<LinearShape> block_linears(const LlamaConfig& m) {
   return {{"attention.qkv", m.qkv_width(), m.width},
-          {"attention.output", m.width, m.attention_width()},
+          {"attention.output", m.width, m.attention_width(), true},
           {"mlp.gate_up", 2 * m.ffn, m.width},
-          {"mlp.down", m.width, m.ffn}};
+          {"mlp.down", m.width, m.ffn, true}};
 }
 
 }  // namespace nibble

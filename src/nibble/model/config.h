@@ -53,6 +53,8 @@ struct LinearShape {
   std::string name;          ///< "attention.qkv", ...
   std::int64_t outputs = 0;  ///< N
   std::int64_t inputs = 0;   ///< K
+  /// Whether Y is added to the residual stream, so that dY is the stream's gradient, in F32; others are BF16.
+  bool adds_to_stream = false;
   double weights() const { return static_cast<double>(outputs) * static_cast<double>(inputs); }
 };
 /// qkv, output, gate_up, down.

@@ -99,9 +99,8 @@ class StepWalk {
   Layer layer(std::int64_t block, std::size_t which) const {
     const LinearShape shape = block_linears(m_)[which];
     const std::string name = fmt::format("layers.{}.{}", block, shape.name);
-    const bool from_stream = which == 1 || which == 3;  // the gradient of the FP32 stream
     return {q_.recipe.resolve(name, block, m_.layers, stage_), shape.outputs, shape.inputs,
-            from_stream ? DType::F32 : DType::BF16};
+            shape.adds_to_stream ? DType::F32 : DType::BF16};
   }
 
   OperandMemory operand(const QuantSpec& spec, std::int64_t rows, std::int64_t cols, DType source, bool folded = false,
@@ -338,10 +337,8 @@ class StepWalk {
     const bool pair = pairs_gradients(l.recipe) && dy.kept > 0 && own.kept > 0;
     quantise(arena_, dy);
     if (pair) quantise(arena_, own);
-    const bool masked = l[Operand::FpropX].quant.trust_mask;
     const double dx = product_of(tokens_, l.inputs);
-    const bool in_basis = l.rotated() && l.from_fprop(Operand::DgradW);
-    if (in_basis || (l.rotated() && masked)) arena_.take((in_basis ? 2 : 4) * dx);
+    if (rotates_dx_back(l.recipe)) arena_.take((l.from_fprop(Operand::DgradW) ? 2 : 4) * dx);
     const bool reuses_w = l[Operand::DgradW].source == OperandSource::Fprop;
     arena_.touch(product_scratch(
         {dy.form}, {call_w.form, reuses_w || !l[Operand::DgradW].quant.transposed, in_dgrad.fold_partner_scales},
@@ -359,9 +356,8 @@ class StepWalk {
       quantise(arena_, x);
     }
     const bool w_masked = l[Operand::FpropW].quant.trust_mask;
-    const bool rotate_back = l.rotated() && (l.from_fprop(Operand::WgradX) || dge || w_masked);
     const double dw = 4 * product_of(l.outputs, l.inputs);
-    if (q_.several_passes && (dge || w_masked || rotate_back)) arena_.take(dw);
+    if (q_.several_passes && (dge || w_masked || rotates_dw_back(l.recipe))) arena_.take(dw);
     {
       const LedgerScope sample(arena_);
       if (!shared && !pair) quantise(arena_, own);

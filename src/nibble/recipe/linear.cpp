@@ -220,7 +220,7 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
 
   const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
   const bool masked = saved.x.mask.defined();
-  const bool apart = in_basis || (basis().enabled() && masked);
+  const bool apart = rotates_dx_back(*recipe_);
   const DType dtype = in_basis ? dx.dtype() : DType::F32;
   const Tensor product = apart ? pass.arena.allocate(dtype, {dx.rows(), dx.cols()}) : dx;
   const GemmOperand left{q->first, q->first.turned};
@@ -260,7 +260,7 @@ void Linear::wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved
   const bool dge = recipe_->weight_gradient.estimator == WeightGradient::Estimator::Dge;
   const bool masked = fprop_w_.mask.defined();
   const bool in_basis = basis().enabled() && from_fprop(Operand::WgradX);
-  const bool rotate_back = in_basis || (basis().enabled() && (dge || masked));
+  const bool rotate_back = rotates_dw_back(*recipe_);
   const bool apart = (dge || masked || rotate_back) && !pass.overwrite_gradients;
   const Tensor product = apart ? pass.arena.allocate(DType::F32, {dw.rows(), dw.cols()}) : dw;
   for (int sample = 0; sample < spec_dy.samples; ++sample) {

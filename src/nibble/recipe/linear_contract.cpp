@@ -74,6 +74,17 @@ bool wgrad_reads_input(const LinearRecipe& recipe) {
          !has_scale(recipe[Operand::FpropX].quant.element);
 }
 
+bool rotates_dx_back(const LinearRecipe& recipe) {
+  return recipe[Operand::FpropW].quant.hadamard.enabled() &&
+         (recipe[Operand::DgradW].source != OperandSource::HighPrecision || recipe[Operand::FpropX].quant.trust_mask);
+}
+
+bool rotates_dw_back(const LinearRecipe& recipe) {
+  return recipe[Operand::FpropW].quant.hadamard.enabled() &&
+         (recipe[Operand::WgradX].source != OperandSource::HighPrecision || recipe[Operand::FpropW].quant.trust_mask ||
+          recipe.weight_gradient.estimator == WeightGradient::Estimator::Dge);
+}
+
 bool shares_gradient(const LinearRecipe& recipe) {
   const OperandSpec& in_dgrad = recipe[Operand::DgradDy];
   const OperandSpec& in_wgrad = recipe[Operand::WgradDy];

@@ -16,6 +16,11 @@ void require_runnable(const LinearRecipe& recipe, const std::string& layer);
 /// Whether wgrad takes X as it was given: quantised again, or in high precision.
 bool wgrad_reads_input(const LinearRecipe& recipe);
 
+/// Whether dX is rotated back: it comes out in fprop's rotated basis, or the trust mask of X acts there.
+bool rotates_dx_back(const LinearRecipe& recipe);
+/// Whether dW is: likewise, or the estimator of W's rounding acts there.
+bool rotates_dw_back(const LinearRecipe& recipe);
+
 /// Whether one quantised dY serves dgrad and wgrad: nothing in their specs tells them apart.
 bool shares_gradient(const LinearRecipe& recipe);
 
