@@ -36,5 +36,6 @@ if(NIBBLE_CUDNN_INCLUDE AND nibble_frontend_version VERSION_GREATER_EQUAL 1.13)
   message(STATUS "cudnn-frontend ${nibble_frontend_version}: ${NIBBLE_CUDNN_FRONTEND_INCLUDE}")
 else()
   message(STATUS "Attention on the GPU without cuDNN: cudnn_frontend.h (1.13 or newer) or cudnn.h is missing; "
-                 "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13, or set NIBBLE_CUDNN_FRONTEND_INCLUDE and NIBBLE_CUDNN_INCLUDE")
+                 "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13, or set NIBBLE_CUDNN_FRONTEND_INCLUDE and "
+                 "NIBBLE_CUDNN_INCLUDE")
 endif()
