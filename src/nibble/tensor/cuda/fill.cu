@@ -36,6 +36,13 @@ void convert_typed(const Tensor& from, const Tensor& to) {
 
 }  // namespace
 
+bool has_kernels() {
+  cudaFuncAttributes attributes{};
+  const bool found = cudaFuncGetAttributes(&attributes, elementwise_kernel<4, Convert<float, bf16>>) == cudaSuccess;
+  cudaGetLastError();  // a kernel that is not there leaves nothing else behind
+  return found;
+}
+
 void fill_zero(const Tensor& tensor) {
   if (tensor.bytes() == 0) return;
   check(cudaMemsetAsync(tensor.raw(), 0, tensor.bytes(), stream()), "filling with zeros");

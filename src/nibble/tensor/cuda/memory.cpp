@@ -20,6 +20,11 @@ const Found& found() {
       f = {0, cudaGetErrorString(status)};
     } else if (f.count == 0) {
       f.reason = "the driver lists none";
+    } else if (!has_kernels()) {
+      cudaDeviceProp properties{};
+      cudaGetDeviceProperties(&properties, 0);
+      f = {0, fmt::format("{} has compute capability {}.{}, which this build has no kernels for (NIBBLE_CUDA_ARCHITECTURES)",
+                          properties.name, properties.major, properties.minor)};
     }
     return f;
   }();

@@ -13,7 +13,10 @@ void convert(const Tensor& from, const Tensor& to);
 /// At least one side is on the GPU.
 void copy(const Tensor& from, const Tensor& to);
 void synchronize();
+/// GPUs that can be used: there, and of a kind that this program has kernels for.
 int devices();
+/// Whether kernels were compiled for the current GPU.
+bool has_kernels();
 CudaDevice device();
 
 }  // namespace nibble::cuda
