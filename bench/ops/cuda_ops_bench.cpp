@@ -6,6 +6,7 @@
 #include "bench/cuda_rate.h"
 #include "nibble/ops/cross_entropy.h"
 #include "nibble/ops/embedding.h"
+#include "nibble/ops/fused_quantize.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/rmsnorm.h"
 #include "nibble/ops/rope.h"
@@ -23,9 +24,9 @@ bool no_gpu(State& state) {
   return true;
 }
 
-/// Normal values, repeated from row to row.
+/// Normal values, repeated from row to row; others for another number of rows.
 OwnedTensor normal(DType dtype, std::int64_t rows, std::int64_t cols) {
-  std::mt19937 engine(1);
+  std::mt19937 engine(static_cast<unsigned>(rows));
   std::normal_distribution<float> value(0.0f, 1.0f);
   const OwnedTensor row(DType::F32, {1, cols});
   for (std::int64_t i = 0; i < cols; ++i) row.view().data<float>()[i] = value(engine);
@@ -95,6 +96,99 @@ void cuda_swiglu_backward(State& state) {
   const OwnedTensor gate_up = normal(DType::BF16, rows, 2 * f);
   const OwnedTensor d_gate_up(DType::BF16, {rows, 2 * f}, Device::Cuda);
   measure_traffic(state, static_cast<double>(rows * f * 10), [&] { swiglu_backward(dy, gate_up, d_gate_up); });
+}
+
+/// The activations of wang2025 with fused outliers: a byte an element.
+QuantSpec clamped_rows() {
+  QuantSpec spec;
+  spec.element = ElementFormat::E2M1;
+  spec.scale = ScaleRule::Absmax;
+  spec.rounding = Rounding::NearestUp;
+  spec.clamp = {0.99, true, ResidualMode::Fused};
+  return spec;
+}
+
+void cuda_rmsnorm_quantize(State& state) {
+  if (no_gpu(state)) return;
+  const std::int64_t rows = state.range(0), d = state.range(1);
+  const OwnedTensor x = normal(DType::F32, rows, d);
+  const OwnedTensor gain = normal(DType::F32, 1, d);
+  const OwnedTensor rstd(DType::F32, {rows}, Device::Cuda);
+  Arena arena(Device::Cuda);
+  Arena scratch(Device::Cuda);
+  measure_traffic(state, static_cast<double>(rows * d * 5), [&] {
+    const ArenaScope scope(arena);
+    rmsnorm_quantize(x, gain, 1e-5f, rstd, clamped_rows(), {}, arena, scratch);
+  });
+}
+
+void cuda_swiglu_quantize(State& state) {
+  if (no_gpu(state)) return;
+  const std::int64_t rows = state.range(0), f = state.range(1);
+  const OwnedTensor gate_up = normal(DType::BF16, rows, 2 * f);
+  Arena arena(Device::Cuda);
+  Arena scratch(Device::Cuda);
+  measure_traffic(state, static_cast<double>(rows * f * 5), [&] {
+    const ArenaScope scope(arena);
+    swiglu_quantize(gate_up, clamped_rows(), {}, arena, scratch);
+  });
+}
+
+/// Magnitudes under factors, and the memory of them. They are not set back: later passes find them as large already.
+struct Magnitudes {
+  Magnitudes(std::int64_t rows, std::int64_t cols)
+      : col_fold(normal(DType::F32, 1, cols)),
+        row_fold(normal(DType::F32, 1, rows)),
+        of_rows(DType::I32, {rows}, Device::Cuda),
+        of_cols(DType::I32, {cols}, Device::Cuda) {
+    fill_zero(of_rows);
+    fill_zero(of_cols);
+  }
+  PairMagnitudes all() const {
+    return {col_fold.view().reshape({col_fold.view().numel()}), row_fold.view().reshape({row_fold.view().numel()}),
+            of_rows, of_cols};
+  }
+  OwnedTensor col_fold, row_fold, of_rows, of_cols;
+};
+
+void cuda_rmsnorm_backward_magnitudes(State& state) {
+  if (no_gpu(state)) return;
+  const std::int64_t rows = state.range(0), d = state.range(1);
+  const OwnedTensor dy = normal(DType::BF16, rows, d);
+  const OwnedTensor x = normal(DType::F32, rows, d);
+  const OwnedTensor gain = normal(DType::F32, 1, d);
+  const OwnedTensor rstd = normal(DType::F32, 1, rows);
+  const OwnedTensor dx(DType::F32, {rows, d}, Device::Cuda);
+  const OwnedTensor dgain(DType::F32, {d}, Device::Cuda);
+  const Magnitudes magnitudes(rows, d);
+  Arena scratch(Device::Cuda);
+  measure_traffic(state, static_cast<double>(rows * d * (2 + 4 + 8)),
+                  [&] { rmsnorm_backward(dy, x, gain, rstd, dx, dgain, scratch, magnitudes.all()); });
+}
+
+void cuda_swiglu_backward_magnitudes(State& state) {
+  if (no_gpu(state)) return;
+  const std::int64_t rows = state.range(0), f = state.range(1);
+  const OwnedTensor dy = normal(DType::BF16, rows, f);
+  const OwnedTensor gate_up = normal(DType::BF16, rows, 2 * f);
+  const OwnedTensor d_gate_up(DType::BF16, {rows, 2 * f}, Device::Cuda);
+  const Magnitudes magnitudes(rows, 2 * f);
+  measure_traffic(state, static_cast<double>(rows * f * 10),
+                  [&] { swiglu_backward(dy, gate_up, d_gate_up, magnitudes.all()); });
+}
+
+/// Heads of values are read, too.
+void cuda_rope_backward_magnitudes(State& state) {
+  if (no_gpu(state)) return;
+  const std::int64_t rows = state.range(0), heads = state.range(1), head_dim = state.range(2);
+  const std::int64_t cols = 3 * heads * head_dim;
+  const OwnedTensor qkv = normal(DType::BF16, rows, cols);
+  const OwnedTensor cos(DType::F32, {512, head_dim / 2}, Device::Cuda);
+  const OwnedTensor sin(DType::F32, {512, head_dim / 2}, Device::Cuda);
+  const Magnitudes magnitudes(rows, cols);
+  rope_tables(1e4f, {}, cos, sin);
+  measure_traffic(state, static_cast<double>(rows * heads * head_dim * (2 * 4 + 2)),
+                  [&] { rope_backward(qkv, heads, heads, cos, sin, magnitudes.all()); });
 }
 
 void cuda_rope_forward(State& state) {
@@ -205,6 +299,11 @@ BENCHMARK(cuda_rmsnorm_forward)->Apply(model_sizes);
 BENCHMARK(cuda_rmsnorm_backward)->Apply(model_sizes);
 BENCHMARK(cuda_swiglu_forward)->Apply(ffn_sizes);
 BENCHMARK(cuda_swiglu_backward)->Apply(ffn_sizes);
+BENCHMARK(cuda_rmsnorm_quantize)->Apply(model_sizes);
+BENCHMARK(cuda_swiglu_quantize)->Apply(ffn_sizes);
+BENCHMARK(cuda_rmsnorm_backward_magnitudes)->Apply(model_sizes);
+BENCHMARK(cuda_swiglu_backward_magnitudes)->Apply(ffn_sizes);
+BENCHMARK(cuda_rope_backward_magnitudes)->Apply(head_sizes);
 BENCHMARK(cuda_rope_forward)->Apply(head_sizes);
 BENCHMARK(cuda_embedding_forward)->Apply(embedding_sizes);
 BENCHMARK(cuda_embedding_backward)->Apply(embedding_sizes);

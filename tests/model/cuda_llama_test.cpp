@@ -47,8 +47,9 @@ struct Pass {
 };
 
 Pass run(const Recipe& recipe, std::size_t stage, Device device, DType activations = DType::BF16,
-         const LlamaConfig& config = small()) {
+         const LlamaConfig& config = small(), const OperandObserver& observer = {}) {
   Llama model(config, recipe, 3, activations, device);
+  model.set_observer(observer);
   model.set_stage(stage);
   model.prepare(1, false);
   Tokens t(config);
@@ -121,6 +122,21 @@ TEST_P(CudaShippedRecipe, GivesTheSameBitsTwice) {
   const Pass second = run(recipe_, 0, Device::Cuda);
   EXPECT_EQ(first.loss, second.loss);
   EXPECT_EQ(first.gradient, second.gradient);
+}
+
+/// Whoever watches operands has X written, which else is quantised as it is made (ops/fused_quantize.h).
+TEST_P(CudaShippedRecipe, GivesTheSameBitsWhereOperandsAreWatched) {
+  NIBBLE_NEEDS_GPU();
+  for (std::size_t stage = 0; stage < recipe_.stages.size(); ++stage) {
+    SCOPED_TRACE(fmt::format("stage {}", stage));
+    std::int64_t seen = 0;
+    const OperandObserver watch = [&](const Linear&, Operand, const Tensor&) { ++seen; };
+    const Pass watched = run(recipe_, stage, Device::Cuda, DType::BF16, small(), watch);
+    const Pass alone = run(recipe_, stage, Device::Cuda);
+    EXPECT_GT(seen, 0);
+    EXPECT_EQ(watched.loss, alone.loss);
+    EXPECT_EQ(watched.gradient, alone.gradient);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(AllRecipes, CudaShippedRecipe, testing::ValuesIn(testing_support::shipped_recipes()),

@@ -113,5 +113,40 @@ TEST(CudaRmsnorm, NoRowsLeaveTheGradientAsItIs) {
   expect_same_bits(in.dgain, dgain, "dgain");
 }
 
+/// In one row a block, four rows a block, and rows too wide for registers; fewer rows than blocks and more.
+TEST(CudaRmsnorm, BackwardRaisesTheMagnitudesOfWhatItWrites) {
+  NIBBLE_NEEDS_GPU();
+  Arena scratch(Device::Cuda);
+  for (const Shape s : {Shape{16, 64}, Shape{48, 512}, Shape{5008, 64}, Shape{32, 528}, Shape{1200, 2048},
+                        Shape{16, 8192}, Shape{16, 8208}}) {
+    for (const DType value : kFloatTypes) {
+      for (const bool folds : {false, true}) {
+        for (const bool finite : {true, false}) {
+          SCOPED_TRACE(fmt::format("[{}, {}] x {}{}{}", s.rows, s.d, dtype_name(value), folds ? ", folds" : "",
+                                   finite ? "" : ", not finite"));
+          const Inputs in(s, DType::BF16, value);
+          const OwnedTensor y(DType::BF16, {s.rows, s.d});
+          rmsnorm_forward(in.x, in.gain, kEps, y, in.rstd);
+          if (!finite) in.dx.view().data<float>()[3 * s.d + 5] = -INFINITY;
+          if (!finite) in.dx.view().data<float>()[7 * s.d + 1] = std::nanf("");
+          const OwnedTensor dx[] = {on_gpu(in.dx), on_gpu(in.dx)};
+          const OwnedTensor dgain[] = {on_gpu(in.dgain), on_gpu(in.dgain)};
+          const Magnitudes magnitudes(s.rows, s.d, folds, 6);
+          const auto backward = [&](int call, const PairMagnitudes& raise) {
+            rmsnorm_backward(on_gpu(in.dy), on_gpu(in.x), on_gpu(in.gain), on_gpu(in.rstd), dx[call], dgain[call],
+                             scratch, raise);
+          };
+          backward(0, {});
+          backward(1, magnitudes.of);
+          expect_same_bits(dx[0], dx[1], "dx");
+          expect_same_bits(dgain[0], dgain[1], "dgain");
+          expect_magnitudes_of(dx[0], magnitudes.of);
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nibble

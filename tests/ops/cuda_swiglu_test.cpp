@@ -1,3 +1,6 @@
+#include <limits>
+
+#include "nibble/ops/reduce.h"
 #include "nibble/ops/swiglu.h"
 #include "tests/ops/cuda_ops_testing.h"
 
@@ -84,6 +87,41 @@ TEST(CudaSwiglu, FarTailsAreZeroOrLinearAndNanStays) {
   EXPECT_EQ(out[5], 200.0);
   EXPECT_EQ(out[6], 1e30f);
   EXPECT_TRUE(std::isnan(out[7]));
+}
+
+/// One tile and several, edges within tiles, a whole width of the 1.3B model; apart and in place, values among which
+/// some are not finite.
+TEST(CudaSwiglu, BackwardRaisesTheMagnitudesOfWhatItWrites) {
+  NIBBLE_NEEDS_GPU();
+  for (const Shape s : {Shape{16, 8}, Shape{16, 264}, Shape{112, 256}, Shape{144, 1376}, Shape{272, 5632}}) {
+    for (const bool folds : {false, true}) {
+      for (const bool finite : {true, false}) {
+        for (const DType dtype : kFloatTypes) {
+          SCOPED_TRACE(fmt::format("[{}, {}] {}{}{}", s.rows, s.f, dtype_name(dtype), folds ? ", folds" : "",
+                                   finite ? "" : ", not finite"));
+          const OwnedTensor here = random_tensor(DType::F32, {s.rows, s.f}, 2);
+          float* d = here.view().data<float>();
+          if (!finite) d[s.f + 3] = std::numeric_limits<float>::infinity();
+          if (!finite) d[5 * s.f + 7] = std::nanf("");
+          const OwnedTensor dy = zeros_on_gpu(dtype, {s.rows, s.f});
+          convert(on_gpu(here), dy);
+          const OwnedTensor x = on_gpu(random_tensor(dtype, {s.rows, 2 * s.f}, 1, 3.0f));
+          const OwnedTensor want = zeros_on_gpu(dtype, {s.rows, 2 * s.f});
+          const OwnedTensor got = zeros_on_gpu(dtype, {s.rows, 2 * s.f});
+          swiglu_backward(dy, x, want);
+          const Magnitudes apart(s.rows, 2 * s.f, folds, 9);
+          swiglu_backward(dy, x, got, apart.of);
+          expect_same_bits(want, got, "d_gate_up");
+          expect_magnitudes_of(want, apart.of);
+          const Magnitudes in_place(s.rows, 2 * s.f, folds, 9);
+          swiglu_backward(dy, x, x, in_place.of);
+          expect_same_bits(want, x, "d_gate_up in place");
+          expect_magnitudes_of(want, in_place.of);
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

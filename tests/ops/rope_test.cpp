@@ -62,7 +62,8 @@ TEST_P(Rope, ForwardAndBackwardMatchTheDefinition) {
     const OwnedTensor before = random_tensor(GetParam(), {s.batch * s.seq, s.columns()}, seed++);
     for (const double direction : {1.0, -1.0}) {
       const OwnedTensor x = copy(before);
-      (direction > 0 ? rope_forward : rope_backward)(x, s.heads, s.kv_heads, tables.cos, tables.sin);
+      direction > 0 ? rope_forward(x, s.heads, s.kv_heads, tables.cos, tables.sin)
+                    : rope_backward(x, s.heads, s.kv_heads, tables.cos, tables.sin);
       const std::vector<double> want = oracle(s, doubles(before), direction);
       const std::vector<double> got = doubles(x);
       for (std::size_t i = 0; i < want.size(); ++i) {

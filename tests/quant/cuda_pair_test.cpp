@@ -117,6 +117,17 @@ void check_fp8(const OwnedTensor& x, const OwnedTensor& x_gpu, ElementFormat ele
   const QuantizedPair got = quantize_pair(x_gpu, a, *gpu_a, b, *gpu_b, gpu_arena());
   expect_same_operand(quantize(x, a, in_a, arena), got.first);
   expect_turned_operand(quantize(x, b, in_b, arena), got.second);
+
+  // Magnitudes that somebody else found: the same, where they are asked for.
+  const PairMagnitudes known = pair_magnitudes(x_gpu, a, *gpu_a, b, *gpu_b, gpu_arena());
+  EXPECT_EQ(known.defined(), rows * cols > 0 && rows % 16 == 0 && cols % 16 == 0);
+  if (!known.defined()) return;
+  raise_magnitudes(x_gpu, known);
+  const QuantizedPair of_known = quantize_pair(x_gpu, a, *gpu_a, b, *gpu_b, gpu_arena(), known);
+  expect_same_part(on_cpu(got.first.codes), of_known.first.codes, "codes by rows, of known magnitudes");
+  expect_same_part(on_cpu(got.first.scales), of_known.first.scales, "scales by rows, of known magnitudes");
+  expect_same_part(on_cpu(got.second.codes), of_known.second.codes, "codes by columns, of known magnitudes");
+  expect_same_part(on_cpu(got.second.scales), of_known.second.scales, "scales by columns, of known magnitudes");
 }
 
 TEST(CudaPair, Fp8ByRowsAndColumnsHasTheBitsOfTheCpu) {

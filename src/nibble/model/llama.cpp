@@ -8,6 +8,7 @@
 #include "nibble/ops/bias.h"
 #include "nibble/ops/cross_entropy.h"
 #include "nibble/ops/embedding.h"
+#include "nibble/ops/fused_quantize.h"
 #include "nibble/ops/head_norm.h"
 #include "nibble/ops/reduce.h"
 #include "nibble/ops/rmsnorm.h"
@@ -173,7 +174,7 @@ Linear::Saved Llama::linear_forward(std::size_t index, const Tensor& x, const Te
 }
 
 void Llama::linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
-                            const PassContext& pass) {
+                            const PassContext& pass, const PairMagnitudes& known) {
   const ArenaScope scope(arena_);
   Linear& linear = linears_[index];
   const LinearRecipe& recipe = linear.recipe();
@@ -182,10 +183,10 @@ void Llama::linear_backward(std::size_t index, const Tensor& dy, const Linear::S
                             recipe[Operand::DgradW].quant.hadamard.signs == Hadamard::Signs::Call;
   if (lends_weights() && reads_weight) linear.lend_weight(weight(index, arena_));
   const Tensor& grad = parameters_[linear_parameters_[index]].grad;
-  if (grad.dtype() == DType::F32) return linear.backward(dy, saved, dx, grad, pass);
+  if (grad.dtype() == DType::F32) return linear.backward(dy, saved, dx, grad, pass, known);
   const Tensor sum = arena_.allocate(DType::F32, {grad.rows(), grad.cols()});
   if (!pass.overwrite_gradients) convert(grad, sum);
-  linear.backward(dy, saved, dx, sum, pass);
+  linear.backward(dy, saved, dx, sum, pass, known);
   convert(sum, grad);
 }
 
@@ -246,11 +247,17 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
   const std::int64_t d = config_.width;
   const auto eps = static_cast<float>(config_.norm_eps);
   saved.x = x;
-  // `compute` makes the input [T, width] of a linear layer, which goes on to `y`.
-  const auto product = [&](LinearOfBlock which, std::int64_t width, const auto& compute, const Tensor& y,
-                           const Tensor& addend) {
+  // The input [T, width] of a linear layer, which goes on to `y`: `compute` writes it, `quantized` makes its codes
+  // alone.
+  const auto product = [&](LinearOfBlock which, std::int64_t width, const auto& compute,
+                           const Linear::QuantizedInput& quantized, const Tensor& y, const Tensor& addend) {
     const ArenaScope scope(input_arena_);
-    const bool kept = keep_inputs && wgrad_reads_input(linears_[first + which].recipe());
+    Linear& linear = linears_[first + which];
+    if (activations_ == DType::BF16 && linear.reads_codes_alone(pass) &&
+        fuses_quantize(linear.recipe()[Operand::FpropX].quant, width, device_)) {
+      return linear.forward(tokens, width, quantized, y, addend, pass);
+    }
+    const bool kept = keep_inputs && wgrad_reads_input(linear.recipe());
     const Tensor input = (kept ? arena_ : input_arena_).allocate(activations_, {tokens, width});
     compute(input);
     Linear::Saved result = linear_forward(first + which, input, y, addend, pass);
@@ -258,14 +265,23 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
     return result;
   };
 
+  const auto norm_product = [&](LinearOfBlock which, const Tensor& from, std::size_t norm, const Tensor& rstd,
+                                const Tensor& y) {
+    const Tensor& gain = parameters_[norm].value;
+    const auto normed = [&](const Tensor& to) {
+      timed(profile_, "rmsnorm", rmsnorm_forward, from, gain, eps, to, rstd);
+    };
+    const auto quantized = [&](const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+      return timed(profile_, "rmsnorm quantise", rmsnorm_quantize, from, gain, eps, rstd, spec, context, arena,
+                   input_arena_);
+    };
+    return product(which, d, normed, quantized, y, {});
+  };
+
   // x_middle = x + attention(norm(x))
   saved.attention_rstd = arena_.allocate(DType::F32, {tokens});
   saved.qkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
-  const auto attention_norm = [&](const Tensor& normed) {
-    timed(profile_, "rmsnorm", rmsnorm_forward, x, parameters_[block.attention_norm].value, eps, normed,
-          saved.attention_rstd);
-  };
-  saved.qkv_in = product(kQkv, d, attention_norm, saved.qkv, {});
+  saved.qkv_in = norm_product(kQkv, x, block.attention_norm, saved.attention_rstd, saved.qkv);
   if (config_.qkv_bias) timed(profile_, "bias", bias_forward, saved.qkv, parameters_[block.qkv_bias].value);
   if (config_.qk_norm) {
     saved.heads = arena_.allocate(activations_, {tokens, (config_.heads + config_.kv_heads) * config_.head_dim()});
@@ -281,18 +297,17 @@ void Llama::block_forward(std::size_t index, const Tensor& x, const Tensor& out,
   // out = x_middle + mlp(norm(x_middle))
   saved.ffn_rstd = arena_.allocate(DType::F32, {tokens});
   saved.gate_up = arena_.allocate(activations_, {tokens, 2 * config_.ffn});
-  const auto ffn_norm = [&](const Tensor& normed) {
-    timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps, normed,
-          saved.ffn_rstd);
-  };
-  saved.gate_up_in = product(kGateUp, d, ffn_norm, saved.gate_up, {});
+  saved.gate_up_in = norm_product(kGateUp, saved.x_middle, block.ffn_norm, saved.ffn_rstd, saved.gate_up);
   const auto swiglu = [&](const Tensor& hidden) { timed(profile_, "swiglu", swiglu_forward, saved.gate_up, hidden); };
-  saved.down_in = product(kDown, config_.ffn, swiglu, out, out.defined() ? saved.x_middle : Tensor());
+  const auto quantized = [&](const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
+    return timed(profile_, "swiglu quantise", swiglu_quantize, saved.gate_up, spec, context, arena, input_arena_);
+  };
+  saved.down_in = product(kDown, config_.ffn, swiglu, quantized, out, out.defined() ? saved.x_middle : Tensor());
 }
 
-// dx holds the gradient of the block's output and leaves as that of its input.
 void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences,
-                           std::int64_t seq, const PassContext& pass) {
+                           std::int64_t seq, const PassContext& pass, const PairMagnitudes& known,
+                           const PairMagnitudes& raise) {
   const ArenaScope scope(arena_);
   const Block& block = blocks_[index];
   const std::size_t first = index * kLinearsPerBlock;
@@ -310,10 +325,14 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
       restore_input(saved.down_in, arena_.allocate(activations_, {tokens, config_.ffn}));
       timed(profile_, "swiglu", swiglu_forward, saved.gate_up, saved.down_in.source);
     }
-    linear_backward(first + kDown, dx, saved.down_in, d_hidden, pass);
+    linear_backward(first + kDown, dx, saved.down_in, d_hidden, pass, known);
   }
-  timed(profile_, "swiglu", swiglu_backward, d_hidden, saved.gate_up,
-        saved.gate_up);  // in place: gate_up becomes its own gradient
+  const auto wanted_by = [&](LinearOfBlock which, const Tensor& dy, const Linear::Saved& in) {
+    return linears_[first + which].wanted_magnitudes(dy, in, pass, arena_);
+  };
+  const PairMagnitudes of_gate_up = wanted_by(kGateUp, saved.gate_up, saved.gate_up_in);
+  timed(profile_, "swiglu", swiglu_backward, d_hidden, saved.gate_up, saved.gate_up,
+        of_gate_up);  // in place: gate_up becomes its own gradient
   const Tensor d_normed = arena_.allocate(activations_, {tokens, d});
   {
     const ArenaScope input(arena_);
@@ -322,19 +341,22 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
       timed(profile_, "rmsnorm", rmsnorm_forward, saved.x_middle, parameters_[block.ffn_norm].value, eps,
             saved.gate_up_in.source, saved.ffn_rstd);
     }
-    linear_backward(first + kGateUp, saved.gate_up, saved.gate_up_in, d_normed, pass);
+    linear_backward(first + kGateUp, saved.gate_up, saved.gate_up_in, d_normed, pass, of_gate_up);
   }
+  const PairMagnitudes of_middle = wanted_by(kOutput, dx, saved.output_in);
   timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x_middle, parameters_[block.ffn_norm].value,
-        saved.ffn_rstd, dx, parameters_[block.ffn_norm].grad, arena_);
+        saved.ffn_rstd, dx, parameters_[block.ffn_norm].grad, arena_, of_middle);
 
   const Tensor d_attended = arena_.allocate(activations_, {tokens, config_.attention_width()});
-  linear_backward(first + kOutput, dx, saved.output_in, d_attended, pass);
+  linear_backward(first + kOutput, dx, saved.output_in, d_attended, pass, of_middle);
   const AttentionShape shape{sequences, seq, config_.heads, config_.kv_heads, config_.head_dim()};
   const Tensor dqkv = arena_.allocate(activations_, {tokens, config_.qkv_width()});
   timed(profile_, "attention bwd", attention_backward, shape, saved.qkv, saved.attended, saved.lse, d_attended, dqkv,
         arena_);
+  const PairMagnitudes of_qkv =  // a norm of heads changes dqkv once more
+      config_.qk_norm ? PairMagnitudes() : wanted_by(kQkv, dqkv, saved.qkv_in);
   timed(profile_, "rope", rope_backward, dqkv, config_.heads, config_.kv_heads, rope_cos_.view().row_range(0, seq),
-        rope_sin_.view().row_range(0, seq));
+        rope_sin_.view().row_range(0, seq), of_qkv);
   if (config_.qk_norm) {
     const Parameter& q_norm = parameters_[block.q_norm];
     const Parameter& k_norm = parameters_[block.k_norm];
@@ -348,13 +370,13 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
     timed(profile_, "rmsnorm", rmsnorm_forward, saved.x, parameters_[block.attention_norm].value, eps,
           saved.qkv_in.source, saved.attention_rstd);
   }
-  linear_backward(first + kQkv, dqkv, saved.qkv_in, d_normed, pass);
+  linear_backward(first + kQkv, dqkv, saved.qkv_in, d_normed, pass, of_qkv);
   timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, saved.x, parameters_[block.attention_norm].value,
-        saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_);
+        saved.attention_rstd, dx, parameters_[block.attention_norm].grad, arena_, raise);
 }
 
 void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool overwrite_gradients,
-                 const Tensor& losses) {
+                 const Tensor& losses, const PairMagnitudes& raise) {
   const ArenaScope scope(arena_);
   const std::int64_t tokens = x.rows();
   const bool backward = dx.defined();
@@ -392,7 +414,7 @@ void Llama::head(const Tensor& x, const Tensor& targets, double loss_scale, cons
   }
   if (backward) {
     timed(profile_, "rmsnorm", rmsnorm_backward, d_normed, x, parameters_[final_norm_].value, rstd, dx,
-          parameters_[final_norm_].grad, arena_);
+          parameters_[final_norm_].grad, arena_, raise);
   }
 }
 
@@ -457,8 +479,20 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     if (b < kept_from) arena_.rewind(marks[b]);
     x = out;
   }
+  // Of dx as it comes to the last of so many blocks, which ends with the down product. What is gathered with that
+  // block, or computed again, is not there yet.
+  const ArenaScope magnitudes_scope(input_arena_);
+  const auto wanted_below = [&](std::size_t blocks) -> PairMagnitudes {
+    if (blocks <= kept_from || storage_.gathers_in_passes()) return {};
+    const Linear& down = linears_[(blocks - 1) * kLinearsPerBlock + kDown];
+    return down.wanted_magnitudes(dx, saved[blocks - 1].down_in, pass, input_arena_);
+  };
+  PairMagnitudes of_dx;
   begin();
-  piece([&] { head(x, targets, loss_scale, dx, overwrite_gradients, losses); });
+  piece([&] {
+    of_dx = wanted_below(blocks_.size());
+    head(x, targets, loss_scale, dx, overwrite_gradients, losses, of_dx);
+  });
   complete();
   losses_read_.begin_read(losses);
   PassContext again = pass;
@@ -468,7 +502,9 @@ BatchLoss Llama::forward_backward(const Batch& batch, double loss_scale, std::ui
     begin();
     piece([&] {
       if (b < kept_from) block_forward(b, saved[b].x, {}, layout, again, keep_inputs, saved[b]);
-      block_backward(b, dx, saved[b], sequences, seq, pass);
+      const PairMagnitudes below = wanted_below(b);
+      block_backward(b, dx, saved[b], sequences, seq, pass, of_dx, below);
+      of_dx = below;
     });
     arena_.rewind(marks[b]);
     complete();
@@ -532,7 +568,7 @@ BatchLoss Llama::evaluate(const Batch& batch, std::vector<float>* token_losses) 
   const ArenaScope scope(arena_);
   const Tensor x = forward(batch.tokens);
   const Tensor losses = arena_.allocate(DType::F32, {x.rows()});
-  head(x, to_device(batch.targets, targets_sent_), 0.0, Tensor(), true, losses);
+  head(x, to_device(batch.targets, targets_sent_), 0.0, Tensor(), true, losses, {});
   losses_read_.begin_read(losses);
   const Tensor each = losses_read_.read();
   if (token_losses != nullptr) {

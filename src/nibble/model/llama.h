@@ -186,7 +186,7 @@ class Llama {
   Linear::Saved linear_forward(std::size_t index, const Tensor& x, const Tensor& y, const Tensor& addend,
                                const PassContext& pass);
   void linear_backward(std::size_t index, const Tensor& dy, const Linear::Saved& saved, const Tensor& dx,
-                       const PassContext& pass);
+                       const PassContext& pass, const PairMagnitudes& known = {});
   /// A batch's tensor [T] where the model is, once the device's work so far is done.
   Tensor to_device(const Tensor& batch_part, Staging& staging);
   Tensor to_device(const Tensor& part) { return to_device(part, tokens_sent_); }
@@ -204,12 +204,14 @@ class Llama {
   void attention(const Layout& layout, BlockSaved& saved);
   /// Row i of the result is row rows[i] of x.
   Tensor gather(const Tensor& x, const Tensor& rows);
+  /// dx, the gradient of the stream, goes from the block's output to its input. The magnitudes of what comes in are
+  /// known where they are defined; `raise` are those of what goes out.
   void block_backward(std::size_t index, const Tensor& dx, BlockSaved& saved, std::int64_t sequences, std::int64_t seq,
-                      const PassContext& pass);
+                      const PassContext& pass, const PairMagnitudes& known, const PairMagnitudes& raise);
   /// Final norm, head and the loss of each target (F32 [T]), chunk by chunk; targets are where the model is; dx (F32
-  /// [T, d], zeroed by the caller) undefined = loss only.
+  /// [T, d], zeroed by the caller) undefined = loss only; `raise` as in block_backward.
   void head(const Tensor& x, const Tensor& targets, double loss_scale, const Tensor& dx, bool overwrite_gradients,
-            const Tensor& losses);
+            const Tensor& losses, const PairMagnitudes& raise);
 
   LlamaConfig config_;
   Recipe recipe_;  // with high_precision in the activations' precision

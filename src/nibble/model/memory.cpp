@@ -9,6 +9,7 @@
 #include "nibble/dist/row_pieces.h"
 #include "nibble/model/llama.h"
 #include "nibble/model/operand_memory.h"
+#include "nibble/ops/fused_quantize.h"
 #include "nibble/quant/requantize.h"
 #include "nibble/recipe/linear_contract.h"
 #include "nibble/recipe/weight_gather.h"
@@ -217,6 +218,7 @@ class StepWalk {
     const bool keep_inputs = q_.recompute != Recompute::BlockParts;
     arena_.take(per_token(gpu() ? 12 : 4));  // losses and, elsewhere than the batch, tokens and targets
     arena_.take(2 * stream);                 // the embedding and the gradient of the stream
+    for (std::int64_t b = 0; b < m_.layers; ++b) magnitudes(layer(b, 3), inputs_);  // of that gradient
     std::vector<double> marks;
     for (std::int64_t b = 0; b < m_.layers; ++b) {
       arena_.take(stream);
@@ -262,6 +264,9 @@ class StepWalk {
   }
 
   void linear_input(const Layer& l, bool keep) {
+    const bool quantised_as_made = !measured_ && l.outliers() == 0 && !wgrad_reads_input(l.recipe) &&
+                                   fuses_quantize(l[Operand::FpropX].quant, l.inputs, q_.device);
+    if (quantised_as_made) return;
     const double bytes = 2 * product_of(tokens_, l.inputs);
     const bool kept = keep && wgrad_reads_input(l.recipe);
     if (kept) arena_.take(bytes);
@@ -418,22 +423,30 @@ class StepWalk {
       missing_input(down);
       linear_backward(down);
     }
+    magnitudes(gate_up, arena_);
     arena_.take(per_token(2 * d));
     {
       const LedgerScope input(arena_);
       missing_input(gate_up);
       linear_backward(gate_up);
     }
+    magnitudes(layer(block, 1), arena_);
     norm_scratch();
     arena_.take(per_token(2.0 * static_cast<double>(m_.attention_width())));
     linear_backward(layer(block, 1));
     arena_.take(per_token(2.0 * static_cast<double>(m_.qkv_width())));
     attention_scratch(2);
+    magnitudes(qkv, arena_);
     if (m_.qk_norm) partial_sums(2 * m_.head_dim());
     if (m_.qkv_bias) partial_sums(m_.qkv_width());
     missing_input(qkv);
     linear_backward(qkv);
     norm_scratch();
+  }
+
+  /// Of a dY from which both backward products quantise, where whoever writes it may find them.
+  void magnitudes(const Layer& l, Ledger& to) const {
+    if (gpu() && !measured_ && pairs_gradients(l.recipe)) to.take(static_cast<double>(4 * (tokens_ + l.outputs)));
   }
 
   void missing_input(const Layer& l) {

@@ -40,15 +40,16 @@ std::int64_t first_non_finite(const Tensor& x);
 
 void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tensor& y, const Tensor& rstd);
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
-                      const Tensor& dgain, Arena& scratch);
+                      const Tensor& dgain, Arena& scratch, const PairMagnitudes& raise);
 
 void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin);
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
-void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
+void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin,
+                   const PairMagnitudes& raise);
 
 void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena& scratch);
 void spmm_wgrad(const CsrMatrix& residual, const Tensor& dy, const Tensor& dw, Arena& scratch);
 void transpose(const Tensor& from, const Tensor& to);
 
 void swiglu_forward(const Tensor& gate_up, const Tensor& y);
-void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up);
+void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up, const PairMagnitudes& raise);

@@ -66,6 +66,15 @@ void require_heads(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads,
           to_string(qkv), to_string(before));
 }
 
+/// Of what a function writes, [rows, cols], raised as it does so.
+void require_magnitudes(const PairMagnitudes& m, std::int64_t rows, std::int64_t cols, const char* op) {
+  if (!m.defined()) return;
+  const auto fits = [](const Tensor& fold, std::int64_t n) { return !fold.defined() || fold.numel() == n; };
+  require(m.of_rows.numel() == rows && m.of_cols.numel() == cols && fits(m.col_fold, cols) && fits(m.row_fold, rows) &&
+              m.col_fold.defined() == m.row_fold.defined(),
+          "{}: magnitudes of [{}, {}] for [{}, {}]", op, m.of_rows.numel(), m.of_cols.numel(), rows, cols);
+}
+
 void require_rope(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin) {
   const std::int64_t half = cos.cols();
   require(cos.numel() == sin.numel() && sin.cols() == half, "rope: cos is {}, sin is {}", to_string(cos),
@@ -270,12 +279,13 @@ void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tenso
 }
 
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
-                      const Tensor& dgain, Arena& scratch) {
+                      const Tensor& dgain, Arena& scratch, const PairMagnitudes& raise) {
   const bool gpu = on_gpu("rmsnorm_backward", scratch, dy, x, gain, rstd, dx, dgain);
   require(dy.numel() == x.numel() && dx.numel() == x.numel() && gain.numel() == x.cols() && dgain.numel() == x.cols() &&
               rstd.numel() == x.rows(),
           "rmsnorm_backward: dy {}, x {}, gain {}, dx {}", to_string(dy), to_string(x), to_string(gain), to_string(dx));
-  (gpu ? cuda::rmsnorm_backward : cpu::rmsnorm_backward)(dy, x, gain, rstd, dx, dgain, scratch);
+  require_magnitudes(raise, dx.rows(), dx.cols(), "rmsnorm_backward");
+  (gpu ? cuda::rmsnorm_backward : cpu::rmsnorm_backward)(dy, x, gain, rstd, dx, dgain, scratch, raise);
 }
 
 void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, const Tensor& sin) {
@@ -291,11 +301,12 @@ void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, 
   (gpu ? cuda::rope_forward : cpu::rope_forward)(qkv, heads, kv_heads, cos, sin);
 }
 
-void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos,
-                   const Tensor& sin) {
+void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin,
+                   const PairMagnitudes& raise) {
   const bool gpu = on_gpu("rope_backward", dqkv, cos, sin);
   require_rope(dqkv, heads, kv_heads, cos, sin);
-  (gpu ? cuda::rope_backward : cpu::rope_backward)(dqkv, heads, kv_heads, cos, sin);
+  require_magnitudes(raise, dqkv.rows(), dqkv.cols(), "rope_backward");
+  (gpu ? cuda::rope_backward : cpu::rope_backward)(dqkv, heads, kv_heads, cos, sin, raise);
 }
 
 void spmm_fprop(const CsrMatrix& residual, const Tensor& w_transposed, const Tensor& y, Arena& scratch) {
@@ -330,12 +341,13 @@ void swiglu_forward(const Tensor& gate_up, const Tensor& y) {
   (gpu ? cuda::swiglu_forward : cpu::swiglu_forward)(gate_up, y);
 }
 
-void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
+void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up, const PairMagnitudes& raise) {
   const bool gpu = on_gpu("swiglu_backward", dy, gate_up, d_gate_up);
   require(gate_up.cols() == 2 * dy.cols() && gate_up.rows() == dy.rows() && d_gate_up.cols() == 2 * dy.cols() &&
               d_gate_up.rows() == dy.rows(),
           "swiglu: dy is {}, gate_up is {}, d_gate_up is {}", to_string(dy), to_string(gate_up), to_string(d_gate_up));
-  (gpu ? cuda::swiglu_backward : cpu::swiglu_backward)(dy, gate_up, d_gate_up);
+  require_magnitudes(raise, d_gate_up.rows(), d_gate_up.cols(), "swiglu_backward");
+  (gpu ? cuda::swiglu_backward : cpu::swiglu_backward)(dy, gate_up, d_gate_up, raise);
 }
 
 }  // namespace nibble

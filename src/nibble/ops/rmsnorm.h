@@ -1,7 +1,7 @@
 // RMSNorm (Zhang & Sennrich 2019), as in Llama.
 #pragma once
 
-#include "nibble/tensor/tensor.h"
+#include "nibble/quant/quantize.h"
 
 namespace nibble {
 
@@ -10,8 +10,9 @@ namespace nibble {
 void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tensor& y, const Tensor& rstd);
 
 /// dx[t, i] += rstd (g_i dy_i - x_i rstd^2 mean_j(g_j dy_j x_j));  dgain[i] += sum_t dy x rstd.
-/// dy F32 or BF16 [T, d]; dx F32 [T, d], accumulated into: it is the gradient of the residual stream.
+/// dy F32 or BF16 [T, d]; dx F32 [T, d], accumulated into: it is the gradient of the residual stream. `raise`:
+/// magnitudes that are raised to those of dx, on a GPU.
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
-                      const Tensor& dgain, Arena& scratch);
+                      const Tensor& dgain, Arena& scratch, const PairMagnitudes& raise = {});
 
 }  // namespace nibble

@@ -2,7 +2,7 @@
 // format: dimension j pairs with j + head_dim / 2.
 #pragma once
 
-#include "nibble/tensor/tensor.h"
+#include "nibble/quant/quantize.h"
 
 namespace nibble {
 
@@ -37,7 +37,9 @@ void rope_tables(float theta, const RopeScaling& scaling, const Tensor& cos, con
 /// q heads | k heads | v heads; v is left alone), F32 or BF16. Row t has position t mod seq, seq = cos.rows():
 ///   (a, b) -> (a cos - b sin, a sin + b cos)
 void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
-/// The transpose of the rotation, in place on the gradient.
-void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin);
+/// The transpose of the rotation, in place on the gradient. `raise`: magnitudes that are raised to those of all of
+/// dqkv, on a GPU.
+void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin,
+                   const PairMagnitudes& raise = {});
 
 }  // namespace nibble

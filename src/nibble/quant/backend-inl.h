@@ -2,7 +2,10 @@
 
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
 QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
-                            const QuantizeContext& in_b, Arena& arena);
+                            const QuantizeContext& in_b, Arena& arena, const PairMagnitudes& known);
+PairMagnitudes pair_magnitudes(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                               const QuantizeContext& in_b, Arena& arena);
+void raise_magnitudes(const Tensor& x, const PairMagnitudes& magnitudes);
 AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
                    const QuantizeContext& in_b, Arena& arena);
 void shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, const Tensor& amax,

@@ -14,8 +14,22 @@ QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& 
 }
 
 QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
-                            const QuantizeContext& in_b, Arena& arena) {
-  return on_gpu(x) ? cuda::quantize_pair(x, a, in_a, b, in_b, arena) : cpu::quantize_pair(x, a, in_a, b, in_b, arena);
+                            const QuantizeContext& in_b, Arena& arena, const PairMagnitudes& known) {
+  return on_gpu(x) ? cuda::quantize_pair(x, a, in_a, b, in_b, arena, known)
+                   : cpu::quantize_pair(x, a, in_a, b, in_b, arena, known);
+}
+
+PairMagnitudes pair_magnitudes(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                               const QuantizeContext& in_b, Arena& arena) {
+  return on_gpu(x) ? cuda::pair_magnitudes(x, a, in_a, b, in_b, arena)
+                   : cpu::pair_magnitudes(x, a, in_a, b, in_b, arena);
+}
+
+void raise_magnitudes(const Tensor& x, const PairMagnitudes& magnitudes) {
+  require(magnitudes.of_rows.numel() == x.rows() && magnitudes.of_cols.numel() == x.cols(),
+          "raise_magnitudes of {} to those of [{}, {}]", to_string(x), magnitudes.of_rows.numel(),
+          magnitudes.of_cols.numel());
+  on_gpu(x) ? cuda::raise_magnitudes(x, magnitudes) : cpu::raise_magnitudes(x, magnitudes);
 }
 
 AmaxPair amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,

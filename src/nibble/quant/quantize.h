@@ -64,14 +64,35 @@ struct QuantizeContext {
 /// where x rounds up to 2^128.
 QTensor quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena);
 
+/// What the scales of a pair of operands of x [R, C], one by rows and one by columns, follow from: I32, the bits of
+/// magnitudes.
+///
+///     of_rows[r] = max_c |x[r, c] * col_fold[c]|        of_cols[c] = max_r |x[r, c] * row_fold[r]|
+///
+/// Folds are F32 [C] and [R], both or neither; undefined ones count as 1. Whoever writes x can raise the magnitudes as
+/// he does so, which saves the pass that would find them.
+struct PairMagnitudes {
+  Tensor col_fold, row_fold;
+  Tensor of_rows, of_cols;
+  bool defined() const { return of_rows.defined(); }
+};
+
 struct QuantizedPair {
   QTensor first, second;
 };
 /// { quantize(x, a, in_a, arena), quantize(x, b, in_b, arena) }, bit for bit. A GPU shares passes over x: for FP8
 /// elements under an Absmax scale a row (a, with a col_fold or none) and a column (b, for_product, with a row_fold
-/// where a has its fold), and where amax_pair finds what both ask for.
+/// where a has its fold), and where amax_pair finds what both ask for. `known`: what pair_magnitudes gave for the same
+/// pair, raised to those of x.
 QuantizedPair quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
-                            const QuantizeContext& in_b, Arena& arena);
+                            const QuantizeContext& in_b, Arena& arena, const PairMagnitudes& known = {});
+
+/// Magnitudes of zero, from `arena`, where quantize_pair of an x of this shape and dtype, whose memory is not looked
+/// at, takes them as known; else undefined.
+PairMagnitudes pair_magnitudes(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
+                               const QuantizeContext& in_b, Arena& arena);
+/// Raises them to those of x by a pass over it. F32 or BF16 on a GPU, rows and columns multiples of 16.
+void raise_magnitudes(const Tensor& x, const PairMagnitudes& magnitudes);
 
 /// The amax of y by each of two specs, I32 [1] on a GPU that holds the bits of a float.
 struct AmaxPair {

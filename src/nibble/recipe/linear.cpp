@@ -117,28 +117,48 @@ void Linear::require_weight(const char* reader) const {
   require(weight_.raw() != nullptr, "{}: {} reads the weight, of which only codes were gathered", name_, reader);
 }
 
-// Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
+QuantizeContext Linear::fprop_context(const Tensor& x, const PassContext& pass) const {
+  QuantizeContext context = token_context(Operand::FpropX, x, pass);
+  context.col_fold = other_channels_;
+  context.for_product = !pass.measure_quality && (*recipe_)[Operand::WgradX].source != OperandSource::Requantise;
+  return context;
+}
+
 Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass) {
   if (pass.observer != nullptr && !pass.again) {
     require_weight("an observer");
     (*pass.observer)(*this, Operand::FpropX, x);
     (*pass.observer)(*this, Operand::FpropW, weight_);
   }
-  QuantizeContext context = token_context(Operand::FpropX, x, pass);
-  context.col_fold = other_channels_;
-  context.for_product = !pass.measure_quality && (*recipe_)[Operand::WgradX].source != OperandSource::Requantise;
+  QuantizeContext context = fprop_context(x, pass);
   const bool measure = pass.measure_quality && !pass.again;
   const Tensor wgrad_amax = find_amaxes(x, context, pass);
   Saved saved{quantise(Operand::FpropX, x, context, pass.arena, measure, pass.profile), x, {}, wgrad_amax};
-  const bool outliers = outlier_w_.codes.defined();
-  if (outliers) {
+  if (outlier_w_.codes.defined()) {
     const Tensor channels = pass.arena.allocate(x.dtype(), {x.rows(), outlier_w_.cols});
     gather_columns(x, outliers_.channels(), channels);
     saved.outliers = quantise_outliers(StreamUse::OutlierX, channels, false, Product::Fprop, pass);
   }
+  if (y.defined()) fprop(saved, y, addend, pass);
+  return saved;
+}
 
-  if (!y.defined()) return saved;
+bool Linear::reads_codes_alone(const PassContext& pass) const {
+  return !pass.measure_quality && pass.observer == nullptr && !recipe_->outlier_channels.enabled() &&
+         !wgrad_reads_input(*recipe_);
+}
 
+Linear::Saved Linear::forward(std::int64_t rows, std::int64_t cols, const QuantizedInput& quantized, const Tensor& y,
+                              const Tensor& addend, const PassContext& pass) {
+  require(reads_codes_alone(pass), "{}: a pass reads X, of which only codes were made", name_);
+  const Tensor shape(nullptr, DType::BF16, {rows, cols}, pass.arena.device());
+  const Saved saved{quantized((*recipe_)[Operand::FpropX].quant, fprop_context(shape, pass), pass.arena), {}, {}, {}};
+  if (y.defined()) fprop(saved, y, addend, pass);
+  return saved;
+}
+
+// Y = Q(X) Q(W)^T, plus the residual of outlier clamping times W, plus the product of the outlier channels.
+void Linear::fprop(const Saved& saved, const Tensor& y, const Tensor& addend, const PassContext& pass) {
   const ArenaScope scope(pass.arena);
   const bool measured = measures(Product::Fprop, pass);
   Tensor before;
@@ -157,38 +177,51 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& ad
   if (saved.x.residual.defined()) {
     timed(pass.profile, "residual fprop", spmm_fprop, saved.x.residual, weight_transposed_, y, pass.arena);
   }
-  if (outliers) {
+  if (saved.outliers.codes.defined()) {
     timed(pass.profile, "outliers fprop", gemm, GemmOperand{saved.outliers}, GemmOperand{outlier_w_}, y,
           Accumulate::Add, pass.arena);
   }
-  if (measured) measure_fprop(x, y, before, pass);
-  return saved;
+  if (measured) measure_fprop(saved.source, y, before, pass);
 }
 
-void Linear::backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw,
-                      const PassContext& pass) {
+void Linear::backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass,
+                      const PairMagnitudes& known) {
   const ArenaScope scope(pass.arena);
   if (pass.observer != nullptr) (*pass.observer)(*this, Operand::DgradDy, dy);
   QuantizedPair q;
-  dgrad(dy, saved, dx, pass, &q);
+  dgrad(dy, saved, dx, pass, known, &q);
   wgrad(dy, q.second, saved, dw, pass);
   outliers_.observe(saved.source, pass.step);
 }
 
+QuantizeContext Linear::dgrad_gradient_context(const Tensor& dy, const QTensor& w, const PassContext& pass) const {
+  QuantizeContext context = token_context(Operand::DgradDy, dy, pass);
+  if ((*recipe_)[Operand::DgradDy].fold_partner_scales) context.col_fold = w.scales.reshape({w.rows});
+  context.for_product = !pass.measure_quality;
+  return context;
+}
+
+PairMagnitudes Linear::wanted_magnitudes(const Tensor& dy, const Saved& saved, const PassContext& pass,
+                                         Arena& arena) const {
+  const bool reuses = (*recipe_)[Operand::DgradW].source == OperandSource::Fprop;
+  const QTensor& w = reuses ? fprop_w_ : dgrad_w_;
+  if (!pairs_gradients(*recipe_) || !w.codes.defined() || !saved.x.codes.defined()) return {};
+  return pair_magnitudes(dy, (*recipe_)[Operand::DgradDy].quant, dgrad_gradient_context(dy, w, pass),
+                         (*recipe_)[Operand::WgradDy].quant, wgrad_gradient_context(dy, saved.x, pass, 0), arena);
+}
+
 // `second` is left to wgrad where neither one serves both nor the two can be made together.
-QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved,
-                                        const PassContext& pass) {
+QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved, const PassContext& pass,
+                                        const PairMagnitudes& known) {
   const OperandSpec& in_dgrad = (*recipe_)[Operand::DgradDy];
   const OperandSpec& in_wgrad = (*recipe_)[Operand::WgradDy];
-  QuantizeContext rows = token_context(Operand::DgradDy, dy, pass);
-  if (in_dgrad.fold_partner_scales) rows.col_fold = w.scales.reshape({w.rows});
-  rows.for_product = !pass.measure_quality;
+  const QuantizeContext rows = dgrad_gradient_context(dy, w, pass);
 
   if (pairs_gradients(*recipe_) && !serves_as_it_is(dy, in_dgrad.quant, rows)) {
     const QuantizeContext columns = wgrad_gradient_context(dy, saved.x, pass, 0);
     if (!serves_as_it_is(dy, in_wgrad.quant, columns)) {
-      const QuantizedPair q =
-          timed(pass.profile, "quantise", quantize_pair, dy, in_dgrad.quant, rows, in_wgrad.quant, columns, pass.arena);
+      const QuantizedPair q = timed(pass.profile, "quantise", quantize_pair, dy, in_dgrad.quant, rows, in_wgrad.quant,
+                                    columns, pass.arena, known);
       if (pass.measure_quality) {
         measure_operand(Operand::DgradDy, dy, q.first, rows, pass.arena, pass.profile);
         measure_operand(Operand::WgradDy, dy, q.second, columns, pass.arena, pass.profile);
@@ -207,7 +240,8 @@ QuantizedPair Linear::quantise_gradient(const Tensor& dy, const QTensor& w, cons
 // dX = Q(dY) Q(W), contraction over N. Where the scales of W (one per output channel) were folded into dY, only the
 // codes of W are multiplied. If Q(W) is in fprop's basis, so is the product: the trust mask of X acts there, and then
 // it is rotated back. It has dX's type: BF16 loses 2^-9 of what was quantised to four bits.
-void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q) {
+void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass,
+                   const PairMagnitudes& known, QuantizedPair* q) {
   const OperandSpec& spec = (*recipe_)[Operand::DgradW];
   const bool reuses = spec.source == OperandSource::Fprop;
   const bool fold = (*recipe_)[Operand::DgradDy].fold_partner_scales;
@@ -216,7 +250,7 @@ void Linear::dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const
           ? QTensor{}
           : quantise_dgrad_weight(pass.seed, pass.first_token, pass.arena, pass.arena, pass.measure_quality);
   const QTensor& w = reuses ? fprop_w_ : dgrad_w_.codes.defined() ? dgrad_w_ : own_w;
-  *q = quantise_gradient(dy, w, saved, pass);
+  *q = quantise_gradient(dy, w, saved, pass, known);
 
   const bool in_basis = basis().enabled() && from_fprop(Operand::DgradW);
   const bool masked = saved.x.mask.defined();

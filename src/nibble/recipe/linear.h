@@ -111,8 +111,22 @@ class Linear {
   /// y [T, N] = addend + X W^T; x [T, K] in F32 or BF16. The addend is of y's shape and dtype and may be y; undefined
   /// = 0. An undefined y = only what backward needs is wanted. Touches no state.
   Saved forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass);
-  /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.overwrite_gradients) from dy [T, N].
-  void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass);
+
+  /// Whether a pass takes nothing of X but what fprop quantises: it is neither measured nor observed, no channels are
+  /// taken from it and wgrad reads the same codes.
+  bool reads_codes_alone(const PassContext& pass) const;
+  /// Q(X), as quantize(X, spec, context, arena) gives it, by whoever makes X.
+  using QuantizedInput = std::function<QTensor(const QuantSpec& spec, const QuantizeContext& context, Arena& arena)>;
+  /// The same from an X [rows, cols] that is never written, where reads_codes_alone: the same bits.
+  Saved forward(std::int64_t rows, std::int64_t cols, const QuantizedInput& quantized, const Tensor& y,
+                const Tensor& addend, const PassContext& pass);
+  /// dx [T, K] (F32 or BF16, overwritten) and dw [N, K] (F32, by pass.overwrite_gradients) from dy [T, N]. `known`:
+  /// what wanted_magnitudes gave, raised to those of dy.
+  void backward(const Tensor& dy, const Saved& saved, const Tensor& dx, const Tensor& dw, const PassContext& pass,
+                const PairMagnitudes& known = {});
+  /// Of a dy that is about to be written at that place, where quantising it for the backward starts from them; from
+  /// `arena`. Undefined where it does not.
+  PairMagnitudes wanted_magnitudes(const Tensor& dy, const Saved& saved, const PassContext& pass, Arena& arena) const;
 
   /// After the optimizer changed W (F32 [N, K]) in step `step` of `steps`: moving averages, oscillation statistics and
   /// resets, which may write W. Returns how many weights were reset.
@@ -168,8 +182,13 @@ class Linear {
                    StepProfile* profile);
   void measure_operand(Operand operand, const Tensor& x, const QTensor& q, const QuantizeContext& context, Arena& arena,
                        StepProfile* profile);
-  QuantizedPair quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved, const PassContext& pass);
-  void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass, QuantizedPair* q);
+  QuantizeContext fprop_context(const Tensor& x, const PassContext& pass) const;
+  void fprop(const Saved& saved, const Tensor& y, const Tensor& addend, const PassContext& pass);
+  QuantizeContext dgrad_gradient_context(const Tensor& dy, const QTensor& w, const PassContext& pass) const;
+  QuantizedPair quantise_gradient(const Tensor& dy, const QTensor& w, const Saved& saved, const PassContext& pass,
+                                  const PairMagnitudes& known);
+  void dgrad(const Tensor& dy, const Saved& saved, const Tensor& dx, const PassContext& pass,
+             const PairMagnitudes& known, QuantizedPair* q);
   void prepare_operands(const WeightNeeds& needs, Gathering* gathered, Arena& weight_arena, Arena& scratch,
                         bool measure, bool again);
   void wgrad(const Tensor& dy, const QTensor& ready_dy, const Saved& saved, const Tensor& dw, const PassContext& pass);

@@ -72,7 +72,7 @@ void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tenso
 }
 
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
-                      const Tensor& dgain, Arena& scratch) {
+                      const Tensor& dgain, Arena& scratch, const PairMagnitudes& raise) {
   const std::int64_t d = x.cols();
   float* dx_data = dx.data<float>();
   const float* g = gain.data<float>();
@@ -86,6 +86,7 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
       });
     });
   });
+  if (raise.defined()) raise_magnitudes(dx, raise);
 }
 
 }  // namespace nibble::cpu

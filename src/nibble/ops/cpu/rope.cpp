@@ -76,9 +76,10 @@ void rope_forward(const Tensor& qkv, std::int64_t heads, std::int64_t kv_heads, 
   rotate_rows(qkv, heads, kv_heads, cos, sin, 1.0f);
 }
 
-void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos,
-                   const Tensor& sin) {
+void rope_backward(const Tensor& dqkv, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos, const Tensor& sin,
+                   const PairMagnitudes& raise) {
   rotate_rows(dqkv, heads, kv_heads, cos, sin, -1.0f);
+  if (raise.defined()) raise_magnitudes(dqkv, raise);
 }
 
 }  // namespace nibble::cpu

@@ -67,7 +67,7 @@ void swiglu_forward(const Tensor& gate_up, const Tensor& y) {
   });
 }
 
-void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up) {
+void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_gate_up, const PairMagnitudes& raise) {
   const std::int64_t f = dy.cols();
   dispatch_float(dy.dtype(), [&]<class D>(D*) {
     dispatch_float(gate_up.dtype(), [&]<class X>(X*) {
@@ -84,6 +84,7 @@ void swiglu_backward(const Tensor& dy, const Tensor& gate_up, const Tensor& d_ga
       });
     });
   });
+  if (raise.defined()) raise_magnitudes(d_gate_up, raise);
 }
 
 }  // namespace nibble::cpu

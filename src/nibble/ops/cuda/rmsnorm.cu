@@ -1,14 +1,18 @@
-// RMSNorm, bound by memory: every matrix is read or written once. A row lies in the registers of 1 to 16 warps, 16
-// floats a thread, while its sum is taken; one warp needs no barrier for that, and four rows of such narrow matrices
-// share a block. Rows of more than 8192 elements, or of an odd number, are read twice instead.
+// RMSNorm, bound by memory: every matrix is read or written once. A row lies in the registers of 1 to 16 warps
+// (forward: 32), 16 floats a thread, while its sum is taken; one warp needs no barrier for that, and four rows of such
+// narrow matrices share a block. Rows of more than 8192 elements (forward: 16,384), or of an odd number, are read twice
+// instead.
 //
 // dgain is a sum over all rows. In backward a fixed number of blocks, whatever the GPU, strides over the rows, each
-// with its own partial dgain in registers; a second kernel adds the partials in order.
+// with its own partial dgain in registers; a second kernel adds the partials in order. The magnitudes of columns of dx,
+// where they are asked for, are kept likewise and raised by those blocks that have a larger one.
 #include <type_traits>
 
 #include "nibble/ops/backend.h"
 #include "nibble/ops/cuda/partial_sums.h"
 #include "nibble/ops/cuda/reduction.cuh"
+#include "nibble/ops/cuda/row_math.cuh"
+#include "nibble/quant/cuda/magnitudes.cuh"
 #include "nibble/tensor/cuda/pack.cuh"
 #include "nibble/tensor/cuda/runtime.h"
 
@@ -49,7 +53,6 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads)
   using R = Rows<kWarps>;
   constexpr int kWidth = kWidthFor<X, Y>;
   constexpr int kPacks = kFloats / kWidth;
-  __shared__ float warp_sums[kWarps];
   const int thread = threadIdx.x % R::kOfRow;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * R::kInBlock + threadIdx.x / R::kOfRow;
   if (row >= rows) return;  // a whole warp, in blocks that have no barrier
@@ -60,13 +63,13 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads)
     if (i < d) load_floats(x + row * d + i, v[p]);
   }
   float squares = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) squares = fmaf(v[p][k], v[p][k], squares);
+  if constexpr (kWarps == 1) {
+    squares = squares_of_warps_row(v);
+  } else {
+    __shared__ float sums[R::kOfRow * kFloats / 128];
+    squares = squares_of_row(v, thread, R::kOfRow, sums);
   }
-  squares = block_sum<kWarps>(squares, warp_sums);
-  const float r = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
+  const float r = rstd_of(squares, static_cast<float>(d), eps);
   if (thread == 0) rstd[row] = r;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
@@ -75,15 +78,21 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads)
     float g[kWidth];
     load_floats(gain + i, g);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) v[p][k] = v[p][k] * r * g[k];
+    for (int k = 0; k < kWidth; ++k) v[p][k] = normed(v[p][k], r, g[k]);
     store_floats(y + row * d + i, v[p]);
   }
 }
 
-template <int kWarps, class D, class X>
+/// Whether backward raises the magnitudes of dx, and of dx times factors.
+enum class Raise : std::uint8_t { None, Plain, Folded };
+
+template <Raise raise, int kWarps, class D, class X>
 __global__ void __launch_bounds__(Rows<kWarps>::kThreads, 512 / Rows<kWarps>::kThreads)
     backward_kernel(const D* dy, const X* x, const float* gain, const float* rstd, float* dx, float* partial,
-                    std::int64_t rows, int d) {
+                    std::int64_t rows, int d, const __grid_constant__ quant_cuda::MagnitudesView magnitudes) {
+  using namespace quant_cuda;
+  constexpr bool kRaises = raise != Raise::None;
+  constexpr bool kFolds = raise == Raise::Folded;
   using R = Rows<kWarps>;
   constexpr int kWidth = kWidthFor<float, float>;  // that of dx
   constexpr int kPacks = kFloats / kWidth;
@@ -92,6 +101,7 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads, 512 / Rows<kWarps>::kT
   const int row_in_block = threadIdx.x / R::kOfRow;
   float g[kPacks][kWidth] = {};
   float total[kPacks][kWidth] = {};
+  float most[kRaises ? kPacks : 1][kWidth] = {};
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int i = (thread + p * R::kOfRow) * kWidth;
@@ -122,6 +132,8 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads, 512 / Rows<kWarps>::kT
     }
     dot = block_sum<kWarps>(dot, warp_sums[turn]);
     const float c = r * r * (dot / static_cast<float>(d));
+    float most_of_row = 0;
+    const float row_fold = kFolds ? magnitudes.row_fold[row] : 1.0f;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int i = (thread + p * R::kOfRow) * kWidth;
@@ -132,6 +144,30 @@ __global__ void __launch_bounds__(Rows<kWarps>::kThreads, 512 / Rows<kWarps>::kT
         total[p][k] = fmaf(grad[p][k], v[p][k] * r, total[p][k]);
       }
       store_floats(dx + row * d + i, to[p]);
+      if constexpr (kRaises) {
+        float fold[kWidth] = {};
+        if constexpr (kFolds) load_floats(magnitudes.col_fold + i, fold);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          most_of_row = larger_magnitude(most_of_row, kFolds ? to[p][k] * fold[k] : to[p][k]);
+          most[p][k] = larger_magnitude(most[p][k], kFolds ? to[p][k] * row_fold : to[p][k]);
+        }
+      }
+    }
+    if constexpr (kRaises) {
+      const std::int32_t amax = __reduce_max_sync(0xFFFF'FFFFu, magnitude_bits(most_of_row));
+      if (threadIdx.x % 32 == 0) atomicMax(magnitudes.of_rows + row, amax);
+    }
+  }
+  if constexpr (kRaises) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const int i = (thread + p * R::kOfRow) * kWidth + k;
+        const std::int32_t amax = magnitude_bits(most[p][k]);
+        if (i < d && amax > __ldcg(magnitudes.of_cols + i)) atomicMax(magnitudes.of_cols + i, amax);
+      }
     }
   }
 
@@ -176,10 +212,10 @@ __global__ void __launch_bounds__(kAnyThreads)
     squares = fmaf(v, v, squares);
   }
   squares = block_sum<kAnyWarps>(squares, warp_sums);
-  const float r = 1.0f / sqrtf(squares / static_cast<float>(d) + eps);
+  const float r = rstd_of(squares, static_cast<float>(d), eps);
   if (threadIdx.x == 0) rstd[row] = r;
   for (std::int64_t i = threadIdx.x; i < d; i += kAnyThreads) {
-    y[row * d + i] = from_float<Y>(to_float(x[row * d + i]) * r * gain[i]);
+    y[row * d + i] = from_float<Y>(normed(to_float(x[row * d + i]), r, gain[i]));
   }
 }
 
@@ -217,8 +253,8 @@ __global__ void __launch_bounds__(kAnyThreads)
 
 /// Whether rows of d elements fit into registers, read in packs; kWidthFor is at most 8.
 template <class... P>
-bool in_registers(std::int64_t d, const P*... p) {
-  return d <= kWidest && d % 8 == 0 && packs_fit(p...);
+bool in_registers(std::int64_t d, std::int64_t widest, const P*... p) {
+  return d <= widest && d % 8 == 0 && packs_fit(p...);
 }
 
 }  // namespace
@@ -233,22 +269,23 @@ void rmsnorm_forward(const Tensor& x, const Tensor& gain, float eps, const Tenso
     dispatch_float(y.dtype(), [&]<class Y>(Y*) {
       const auto* from = device_data<X>(x, "rmsnorm_forward");
       auto* to = device_data<Y>(y, "rmsnorm_forward");
-      if (!in_registers(d, from, g, to)) {
+      if (!in_registers(d, 2 * kWidest, from, g, to)) {
         forward_any_kernel<<<static_cast<unsigned>(rows), kAnyThreads, 0, stream()>>>(from, g, eps, to, r, d);
         return;
       }
-      with_warps(d, [&]<int kWarps>(std::integral_constant<int, kWarps>) {
+      const auto launch = [&]<int kWarps>(std::integral_constant<int, kWarps>) {
         using R = Rows<kWarps>;
         const auto blocks = static_cast<unsigned>((rows + R::kInBlock - 1) / R::kInBlock);
         forward_kernel<kWarps><<<blocks, R::kThreads, 0, stream()>>>(from, g, eps, to, r, rows, static_cast<int>(d));
-      });
+      };
+      d > kWidest ? launch(std::integral_constant<int, 32>()) : with_warps(d, launch);
     });
   });
   launched("rmsnorm_forward");
 }
 
 void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, const Tensor& rstd, const Tensor& dx,
-                      const Tensor& dgain, Arena& scratch) {
+                      const Tensor& dgain, Arena& scratch, const PairMagnitudes& raise) {
   const std::int64_t rows = x.rows();
   const std::int64_t d = x.cols();
   if (rows == 0) return;
@@ -264,7 +301,7 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
     dispatch_float(x.dtype(), [&]<class X>(X*) {
       const auto* grad = device_data<D>(dy, "rmsnorm_backward");
       const auto* value = device_data<X>(x, "rmsnorm_backward");
-      if (!in_registers(d, grad, value, g, to)) {
+      if (!in_registers(d, kWidest, grad, value, g, to)) {
         const dim3 grid(static_cast<unsigned>((d + kAnyThreads - 1) / kAnyThreads),
                         static_cast<unsigned>(std::min<std::int64_t>(rows, kAnyPartials)));
         float* partial = partials_of(grid.y);
@@ -273,16 +310,30 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
         dgain_any_kernel<<<grid, kAnyThreads, 0, stream()>>>(grad, value, r, partial, rows, d);
         launched("rmsnorm_backward: partial dgain");
         add_partial_sums(partial, static_cast<int>(grid.y), d, out);
+        if (raise.defined()) raise_magnitudes(dx, raise);
         return;
       }
+      const quant_cuda::MagnitudesView view(raise);
       with_warps(d, [&]<int kWarps>(std::integral_constant<int, kWarps>) {
         using R = Rows<kWarps>;
         const std::int64_t blocks = std::min<std::int64_t>((rows + R::kInBlock - 1) / R::kInBlock, R::kBackwardBlocks);
         float* partial = partials_of(blocks);
-        backward_kernel<kWarps><<<static_cast<unsigned>(blocks), R::kThreads, 0, stream()>>>(
-            grad, value, g, r, to, partial, rows, static_cast<int>(d));
+        const auto launch = [&]<Raise kRaise>(std::integral_constant<Raise, kRaise>) {
+          backward_kernel<kRaise, kWarps><<<static_cast<unsigned>(blocks), R::kThreads, 0, stream()>>>(
+              grad, value, g, r, to, partial, rows, static_cast<int>(d), view);
+        };
+        // Of a stream in BF16, which no model has, by a pass of their own.
+        constexpr bool kRaises = std::is_same_v<X, float>;
+        if (!kRaises || !raise.defined()) {
+          launch(std::integral_constant<Raise, Raise::None>());
+        } else if (view.col_fold == nullptr) {
+          launch(std::integral_constant < Raise, kRaises ? Raise::Plain : Raise::None > ());
+        } else {
+          launch(std::integral_constant < Raise, kRaises ? Raise::Folded : Raise::None > ());
+        }
         launched("rmsnorm_backward");
         add_partial_sums(partial, static_cast<int>(blocks), d, out);
+        if (!kRaises && raise.defined()) raise_magnitudes(dx, raise);
       });
     });
   });

@@ -1,5 +1,6 @@
 // What a build without CUDA answers.
 #include "nibble/ops/backend.h"
+#include "nibble/ops/cuda/fused_quantize.h"
 #include "nibble/tensor/no_cuda/refuse.h"
 
 namespace nibble::cuda {
@@ -41,18 +42,25 @@ void encode_gradient(const Tensor&, const Tensor&, float, const Tensor&) { refus
 void add_gradient_codes(const Tensor&, int, const Tensor&, const Tensor&) { refuse("add_gradient_codes"); }
 void decode_gradient(const Tensor&, const Tensor&, float, const Tensor&) { refuse("decode_gradient"); }
 std::int64_t first_non_finite(const Tensor&) { refuse("first_non_finite"); }
+QTensor rmsnorm_quantize(const Tensor&, const Tensor&, float, const Tensor&, const QuantSpec&, const QuantizeContext&,
+                         Arena&) {
+  refuse("rmsnorm_quantize");
+}
 void rmsnorm_forward(const Tensor&, const Tensor&, float, const Tensor&, const Tensor&) { refuse("rmsnorm_forward"); }
-void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                      Arena&) {
+void rmsnorm_backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Arena&,
+                      const PairMagnitudes&) {
   refuse("rmsnorm_backward");
 }
 void rope_tables(float, const RopeScaling&, const Tensor&, const Tensor&) { refuse("rope_tables"); }
 void rope_forward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_forward"); }
-void rope_backward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&) { refuse("rope_backward"); }
+void rope_backward(const Tensor&, std::int64_t, std::int64_t, const Tensor&, const Tensor&, const PairMagnitudes&) {
+  refuse("rope_backward");
+}
 void spmm_fprop(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_fprop"); }
 void spmm_wgrad(const CsrMatrix&, const Tensor&, const Tensor&, Arena&) { refuse("spmm_wgrad"); }
 void transpose(const Tensor&, const Tensor&) { refuse("transpose"); }
+QTensor swiglu_quantize(const Tensor&, const QuantSpec&, const QuantizeContext&, Arena&) { refuse("swiglu_quantize"); }
 void swiglu_forward(const Tensor&, const Tensor&) { refuse("swiglu_forward"); }
-void swiglu_backward(const Tensor&, const Tensor&, const Tensor&) { refuse("swiglu_backward"); }
+void swiglu_backward(const Tensor&, const Tensor&, const Tensor&, const PairMagnitudes&) { refuse("swiglu_backward"); }
 
 }  // namespace nibble::cuda

@@ -1,6 +1,8 @@
 // One call of `quantize` on a GPU, as its passes share it.
 #pragma once
 
+#include <functional>
+
 #include "nibble/quant/cuda/source.cuh"
 #include "nibble/quant/quantize.h"
 #include "nibble/tensor/cuda/runtime.h"
@@ -84,6 +86,12 @@ QTensor empty_result(const QuantSpec& spec, std::int64_t rows, std::int64_t cols
 /// Whether a result under one scale a column can be stored as its transpose, which is what `turned` asks for.
 bool can_be_turned(const QuantSpec& spec);
 QuantSpec turned(QuantSpec spec);
+
+/// Encodes the job, whose source has a shape and no memory, and fills the residual where it is defined.
+using EncodeRows = std::function<void(Job& job, const CsrMatrix& residual)>;
+/// cuda::quantize of an x that is not in memory, by its shape and dtype and what encodes it.
+QTensor quantize_by(const Tensor& shape, const QuantSpec& spec, const QuantizeContext& context, Arena& arena,
+                    const EncodeRows& encode);
 
 // transpose.cu
 /// out = x transposed; F32 or BF16 each, rounded where `out` is narrower, or to BF16 on request.

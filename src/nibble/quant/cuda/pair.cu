@@ -6,14 +6,13 @@
 #include "nibble/quant/backend.h"
 #include "nibble/quant/cpu/validate.h"
 #include "nibble/quant/cuda/columns.cuh"
+#include "nibble/quant/cuda/magnitudes.cuh"
 
 namespace nibble::quant_cuda {
 
 namespace {
 
-constexpr int kAmaxRows = 128;  ///< of x a thread block, sixteen a warp
-constexpr int kAmaxCols = 256;  ///< eight a lane
-constexpr int kWarps = kTileThreads / 32;
+constexpr int kAmaxCols = 256;  ///< of x a thread block, eight a lane
 
 /// x [rows, cols], both multiples of 16, every row beginning at a multiple of 16 bytes; and what becomes of it.
 struct PairView {
@@ -23,10 +22,10 @@ struct PairView {
   const float* col_fold = nullptr;  ///< of the operand by rows, [cols]
   const float* row_fold = nullptr;  ///< of the operand by columns, [rows]
   float element_max = 0;
-  std::int32_t* row_amax = nullptr;  ///< [rows]
-  std::int32_t* col_amax = nullptr;  ///< [cols]
-  std::uint8_t* by_rows = nullptr;   ///< [rows, cols]
-  std::uint8_t* by_cols = nullptr;   ///< [cols, rows]
+  const std::int32_t* row_amax = nullptr;  ///< [rows]
+  const std::int32_t* col_amax = nullptr;  ///< [cols]
+  std::uint8_t* by_rows = nullptr;         ///< [rows, cols]
+  std::uint8_t* by_cols = nullptr;         ///< [cols, rows]
   float* row_scales = nullptr;
   float* col_scales = nullptr;
 };
@@ -56,64 +55,42 @@ struct Chunk<float> {
   }
 };
 
-/// Both amaxes of a tile of 128 x 256: a warp takes sixteen rows one after the other, a lane chunks of each that lie a
-/// warp's chunks apart. Rows are finished by one atomic a row and tile, columns by one a column and tile.
+/// Both amaxes of a strip of 256 columns, of which a lane has chunks that lie a warp's chunks apart.
 template <bool kFolds, class T>
-__global__ void __launch_bounds__(kTileThreads)
-    pair_amax_kernel(const __grid_constant__ PairView v, FastDivide across) {
+__global__ void __launch_bounds__(kStripThreads)
+    pair_amax_kernel(const T* x, std::uint32_t rows, std::uint32_t cols,
+                     const __grid_constant__ MagnitudesView magnitudes, FastDivide across) {
   constexpr int kPer = Chunk<T>::kPer;
-  constexpr int kChunks = 8 / kPer;
-  constexpr std::uint32_t kRows = kAmaxRows / kWarps;
-  __shared__ alignas(16) std::int32_t of_warp[kWarps][kAmaxCols];
   const std::uint32_t band = across.quotient(blockIdx.x);
   const std::uint32_t first_col = kAmaxCols * (blockIdx.x - band * across.divisor());
-  const std::uint32_t warp = threadIdx.x / 32;
+  const std::uint32_t first_row = kStripRows * band + kRowsOfWarp * (threadIdx.x / 32);
+  const auto column_of = [=](std::uint32_t lane, std::uint32_t k) {
+    return first_col + kPer * (lane + 32 * (k / kPer)) + k % kPer;
+  };
   const std::uint32_t lane = threadIdx.x % 32;
-  const std::uint32_t first_row = kAmaxRows * band + kRows * warp;
-  float fold[8] = {};
-  float most[8] = {};
+  StripMagnitudes<kFolds, 8> found;
   if constexpr (kFolds) {
 #pragma unroll
-    for (std::uint32_t k = 0; k < 8 / 4; ++k) {
-      const std::uint32_t within = kPer * (lane + 32 * (4 * k / kPer)) + 4 * k % kPer;
-      if (first_col + within < v.cols) Chunk<float>::load(v.col_fold + first_col + within, fold + 4 * k);
+    for (std::uint32_t k = 0; k < 8; k += 4) {
+      if (column_of(lane, k) < cols) Chunk<float>::load(magnitudes.col_fold + column_of(lane, k), found.fold + k);
     }
   }
-  std::int32_t of_row = 0;  // lane i: of row i
 #pragma unroll 4
-  for (std::uint32_t i = 0; i < kRows; ++i) {
+  for (std::uint32_t i = 0; i < kRowsOfWarp; ++i) {
     const std::uint32_t r = first_row + i;
     float y[8] = {};
 #pragma unroll
-    for (std::uint32_t k = 0; k < kChunks; ++k) {
-      const std::uint32_t c = first_col + kPer * (lane + 32 * k);
-      if (r < v.rows && c < v.cols) {
-        Chunk<T>::load(static_cast<const T*>(v.x) + static_cast<std::int64_t>(r) * v.cols + c, y + kPer * k);
-      }
+    for (std::uint32_t k = 0; k < 8; k += kPer) {
+      const std::uint32_t c = column_of(lane, k);
+      if (r < rows && c < cols) Chunk<T>::load(x + static_cast<std::int64_t>(r) * cols + c, y + k);
     }
-    const float row_fold = kFolds && r < v.rows ? __ldg(v.row_fold + r) : 1.0f;
-    float most_of_row = 0;
+    const float row_fold = kFolds && r < rows ? __ldg(magnitudes.row_fold + r) : 1.0f;
+    found.begin_row();
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      most_of_row = larger_magnitude(most_of_row, kFolds ? y[j] * fold[j] : y[j]);
-      most[j] = larger_magnitude(most[j], kFolds ? y[j] * row_fold : y[j]);
-    }
-    const std::int32_t amax = __reduce_max_sync(0xFFFF'FFFFu, magnitude_bits(most_of_row));
-    if (lane == i) of_row = amax;
+    for (int k = 0; k < 8; ++k) found.take(k, y[k], row_fold);
+    found.end_row(i);
   }
-  if (lane < kRows && first_row + lane < v.rows) atomicMax(v.row_amax + first_row + lane, of_row);
-#pragma unroll
-  for (std::uint32_t k = 0; k < 8 / 4; ++k) {
-    const std::uint32_t within = kPer * (lane + 32 * (4 * k / kPer)) + 4 * k % kPer;
-    *reinterpret_cast<int4*>(&of_warp[warp][within]) =
-        make_int4(magnitude_bits(most[4 * k]), magnitude_bits(most[4 * k + 1]), magnitude_bits(most[4 * k + 2]),
-                  magnitude_bits(most[4 * k + 3]));
-  }
-  __syncthreads();
-  std::int32_t all = 0;
-#pragma unroll
-  for (const auto& row : of_warp) all = max(all, row[threadIdx.x]);
-  if (first_col + threadIdx.x < v.cols) atomicMax(v.col_amax + first_col + threadIdx.x, all);
+  found.raise(magnitudes, first_row, rows, cols, column_of);
 }
 
 /// Whether fp8_pair loses a sign: that of a y which is not a number once it is scaled.
@@ -207,11 +184,6 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? 4 : 3)
 
 template <bool kFolds, ElementFormat kElement, class T>
 void encode_pair(const PairView& v, const Tiles& tiles) {
-  const std::int64_t across = (v.cols + kAmaxCols - 1) / kAmaxCols;
-  const std::int64_t bands = (v.rows + kAmaxRows - 1) / kAmaxRows;
-  pair_amax_kernel<kFolds, T>
-      <<<blocks_for(across * bands, 1), kTileThreads, 0, cuda::stream()>>>(v, FastDivide(across));
-  cuda::launched("pair_amax_kernel");
   encode_pair_kernel<kFolds, kElement, T>
       <<<blocks_for(tiles.count, 1), kTileThreads, 0, cuda::stream()>>>(v, tiles.across);
   cuda::launched("encode_pair_kernel");
@@ -224,7 +196,7 @@ bool is_fp8_by_rows(const QuantSpec& spec, DType x) {
          !spec.clamp.enabled() && (!spec.bf16_input || x == DType::BF16);
 }
 
-/// Whether the kernels above have the pair; b is stored as its transpose.
+/// Whether the kernels above have the pair, by all but where x lies; b is stored as its transpose.
 bool fits_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
                const QuantizeContext& in_b) {
   const bool folds_fit = !in_a.row_fold.defined() && !in_b.col_fold.defined() &&
@@ -235,17 +207,28 @@ bool fits_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a,
          is_fp8_by_rows(turned(b), x.dtype()) && a.element == b.element;
 }
 
+/// Zeros.
+PairMagnitudes magnitudes_for(const Tensor& x, const QuantizeContext& in_a, const QuantizeContext& in_b, Arena& arena) {
+  const Tensor both = arena.allocate(DType::I32, {x.rows() + x.cols()});
+  fill_zero_async(both.raw(), both.bytes());
+  return {in_a.col_fold, in_b.row_fold, both.elements(0, x.rows()), both.elements(x.rows(), x.rows() + x.cols())};
+}
+
 QuantizedPair quantize_fp8_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
-                                const QuantizeContext& in_b, Arena& arena) {
+                                const QuantizeContext& in_b, Arena& arena, const PairMagnitudes& known) {
   require(arena.device() == Device::Cuda, "quantize_pair of {} wants an arena on the GPU", to_string(x));
   QuantizedPair q{empty_result(a, x.rows(), x.cols()), empty_result(turned(b), x.cols(), x.rows())};
   q.second.turned = true;
   allocate_parts(q.first, false, arena);
   allocate_parts(q.second, false, arena);
   const ArenaScope scope(arena);
-  const Tensor amax = arena.allocate(DType::I32, {x.rows() + x.cols()});
-  fill_zero_async(amax.raw(), amax.bytes());
+  require(
+      !known.defined() || (known.col_fold.raw() == in_a.col_fold.raw() && known.row_fold.raw() == in_b.row_fold.raw()),
+      "quantize_pair of {}: the magnitudes are those of other folds", to_string(x));
+  const PairMagnitudes magnitudes = known.defined() ? known : magnitudes_for(x, in_a, in_b, arena);
+  if (!known.defined()) cuda::raise_magnitudes(x, magnitudes);
   const SourceView source = plain_source(x);
+  const MagnitudesView found(magnitudes);
   PairView v;
   v.x = source.x;
   v.rows = source.rows;
@@ -253,8 +236,8 @@ QuantizedPair quantize_fp8_pair(const Tensor& x, const QuantSpec& a, const Quant
   v.col_fold = fold_data(in_a.col_fold, x.cols(), "col_fold");
   v.row_fold = fold_data(in_b.row_fold, x.rows(), "row_fold");
   v.element_max = element_max(a.element);
-  v.row_amax = amax.data<std::int32_t>();
-  v.col_amax = v.row_amax + x.rows();
+  v.row_amax = found.of_rows;
+  v.col_amax = found.of_cols;
   v.by_rows = q.first.codes.data<std::uint8_t>();
   v.by_cols = q.second.codes.data<std::uint8_t>();
   v.row_scales = q.first.scales.data<float>();
@@ -293,10 +276,12 @@ bool fits_amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& 
 namespace nibble {
 
 QuantizedPair cuda::quantize_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,
-                                  const QuantizeContext& in_b, Arena& arena) {
+                                  const QuantizeContext& in_b, Arena& arena, const PairMagnitudes& known) {
   quant_cpu::validate(x, a, in_a);
   quant_cpu::validate(x, b, in_b);
-  if (quant_cuda::fits_pair(x, a, in_a, b, in_b)) return quant_cuda::quantize_fp8_pair(x, a, in_a, b, in_b, arena);
+  if (quant_cuda::fits_pair(x, a, in_a, b, in_b)) {
+    return quant_cuda::quantize_fp8_pair(x, a, in_a, b, in_b, arena, known);
+  }
   QuantizeContext first = in_a;
   QuantizeContext second = in_b;
   if (!first.amax.defined() && !second.amax.defined()) {
@@ -306,6 +291,33 @@ QuantizedPair cuda::quantize_pair(const Tensor& x, const QuantSpec& a, const Qua
   }
   QTensor q = cuda::quantize(x, a, first, arena);
   return {std::move(q), cuda::quantize(x, b, second, arena)};
+}
+
+PairMagnitudes cuda::pair_magnitudes(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a,
+                                     const QuantSpec& b, const QuantizeContext& in_b, Arena& arena) {
+  if (!quant_cuda::fits_pair(x, a, in_a, b, in_b)) return {};
+  return quant_cuda::magnitudes_for(x, in_a, in_b, arena);
+}
+
+void cuda::raise_magnitudes(const Tensor& x, const PairMagnitudes& magnitudes) {
+  using namespace quant_cuda;
+  require(x.rows() % kPiece == 0 && x.cols() % kPiece == 0 && plain_source(x).wide, "raise_magnitudes of {}",
+          to_string(x));
+  if (x.numel() == 0) return;
+  const MagnitudesView view(magnitudes);
+  const std::int64_t across = (x.cols() + kAmaxCols - 1) / kAmaxCols;
+  const unsigned blocks = blocks_for(across * ((x.rows() + kStripRows - 1) / kStripRows), 1);
+  const auto rows = static_cast<std::uint32_t>(x.rows());
+  const auto cols = static_cast<std::uint32_t>(x.cols());
+  dispatch_float(x.dtype(), [&]<class T>(T*) {
+    const auto* from = device_data<T>(x, "raise_magnitudes");
+    if (view.col_fold != nullptr) {
+      pair_amax_kernel<true, T><<<blocks, kStripThreads, 0, stream()>>>(from, rows, cols, view, FastDivide(across));
+    } else {
+      pair_amax_kernel<false, T><<<blocks, kStripThreads, 0, stream()>>>(from, rows, cols, view, FastDivide(across));
+    }
+  });
+  launched("pair_amax_kernel");
 }
 
 AmaxPair cuda::amax_pair(const Tensor& x, const QuantSpec& a, const QuantizeContext& in_a, const QuantSpec& b,

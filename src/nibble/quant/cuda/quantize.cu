@@ -113,10 +113,10 @@ void encode_all(Job& job, const CsrMatrix& residual) {
   }
 }
 
-/// `spec` is valid for x and, but for one that was turned, for the folds. With `stored`, which requantizes_codes holds
-/// of, the values are those, and x is their shape alone.
+/// `spec` is valid for x and, but for one that was turned, for the folds. With `encode`, which then does all of the
+/// encoding, x is a shape alone.
 QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena,
-                  const QTensor* stored = nullptr) {
+                  const EncodeRows& encode = {}) {
   require(x.dtype() == DType::F32 || x.dtype() == DType::BF16, "quantize wants F32 or BF16, got {}", to_string(x));
   const float* row_fold = fold_data(context.row_fold, x.rows(), "row_fold");
   const float* col_fold = fold_data(context.col_fold, x.cols(), "col_fold");
@@ -170,9 +170,8 @@ QTensor carry_out(const Tensor& x, const QuantSpec& spec, const QuantizeContext&
   job.source.col_fold = col_fold;
   job.source.hadamard = hadamard_factors(spec.hadamard, context.signs);
   if (spec.rounding == Rounding::Reference) job.reference = reference_of(job);
-  if (stored != nullptr) {
-    job.source.wide = true;
-    encode_stored(job, *stored);
+  if (encode) {
+    encode(job, residual);
   } else if (by_columns) {
     encode_columns(job);
   } else {
@@ -205,6 +204,12 @@ void validate(const Tensor& x, const QuantSpec& spec, const QuantizeContext& con
 
 }  // namespace
 
+QTensor quant_cuda::quantize_by(const Tensor& shape, const QuantSpec& spec, const QuantizeContext& context,
+                                Arena& arena, const EncodeRows& encode) {
+  validate(shape, spec, context);
+  return carry_out(shape, spec, context, arena, encode);
+}
+
 QTensor cuda::quantize(const Tensor& x, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
   validate(x, spec, context);
   const bool turned = context.for_product && quant_cuda::can_be_turned(spec);
@@ -230,8 +235,10 @@ void cuda::shared_amax(const Tensor& x, const QuantSpec& spec, const QuantizeCon
 
 QTensor cuda::requantize_codes(const QTensor& q, const QuantSpec& spec, const QuantizeContext& context, Arena& arena) {
   const Tensor shape(nullptr, DType::F32, {q.rows, q.cols}, Device::Cuda);
-  validate(shape, spec, context);
-  return quant_cuda::carry_out(shape, spec, context, arena, &q);
+  return quant_cuda::quantize_by(shape, spec, context, arena, [&](quant_cuda::Job& job, const CsrMatrix&) {
+    job.source.wide = true;
+    quant_cuda::encode_stored(job, q);
+  });
 }
 
 }  // namespace nibble

@@ -15,12 +15,12 @@
 
 #include <cuda_bf16.h>
 
+#include "nibble/quant/clamped_layout.h"
 #include "nibble/quant/cuda/select.cuh"
 
 namespace nibble::quant_cuda {
 
 constexpr int kMostListed = 1024;
-constexpr int kMostWarps = 12;
 constexpr int kByteBins = 256 + 256 / 32;
 
 /// BF16 bits as unsigned numbers of the same order: the upper halves of unsigned_key.
@@ -36,26 +36,25 @@ __host__ __device__ __forceinline__ std::uint32_t bf16_of_key(std::uint32_t key)
 template <int kPieces>
 struct RowInRegisters {
   std::uint32_t words[4 * kPieces];
-  const bf16* row = nullptr;
   int mine = 0;  ///< pieces the thread has
 
   static __device__ __forceinline__ std::uint32_t column(int k) {
     return 8 * (threadIdx.x + static_cast<unsigned>(k) * blockDim.x);
   }
   __device__ __forceinline__ bool has(int k) const { return k < mine; }
-  __device__ __forceinline__ RowInRegisters(const bf16* first, std::uint32_t cols) : row(first) {
+  /// `piece(k, c)`: the eight elements of piece k, which begins at column c; called for every piece within the row.
+  template <class Piece>
+  __device__ __forceinline__ RowInRegisters(std::uint32_t cols, Piece piece) {
 #pragma unroll
     for (int k = 0; k < kPieces; ++k) {
-      uint4 piece = {0, 0, 0, 0};
+      uint4 eight = {0, 0, 0, 0};
       if (column(k) < cols) {
-        piece = __ldg(reinterpret_cast<const uint4*>(row + column(k)));
+        eight = piece(k, column(k));
         mine = k + 1;
       }
-      words[4 * k] = piece.x, words[4 * k + 1] = piece.y, words[4 * k + 2] = piece.z, words[4 * k + 3] = piece.w;
+      words[4 * k] = eight.x, words[4 * k + 1] = eight.y, words[4 * k + 2] = eight.z, words[4 * k + 3] = eight.w;
     }
   }
-  /// Bits of one element, from the caches.
-  __device__ __forceinline__ std::uint32_t at(std::uint32_t c) const { return row[c].bits; }
 };
 
 /// The two bounds are looked for alike: the k-th smallest is the k-th largest of keys counted from above.
@@ -221,9 +220,11 @@ __device__ __forceinline__ void find_among_listed(int side, std::uint32_t k, Sel
 
 /// Puts the keys of both bounds into room.found: the k[side]-th from that side. All threads take part, and the next
 /// barrier is the caller's. False, for all, where that was not done. A share of k for each warp is at most 64.
-template <int kPieces>
-__device__ __forceinline__ bool select_quickly(const RowInRegisters<kPieces>& y, const std::uint32_t (&k)[2],
-                                               const std::uint32_t (&share)[2], SelectRoom& room) {
+/// `elements.bits(c)`: those of column c, which few are asked for.
+template <int kPieces, class Elements>
+__device__ __forceinline__ bool select_quickly(const RowInRegisters<kPieces>& y, const Elements& elements,
+                                               const std::uint32_t (&k)[2], const std::uint32_t (&share)[2],
+                                               SelectRoom& room) {
   const Extremes extremes(y);
   if (threadIdx.x == 0) room.listed = 0;
   find_thresholds(extremes, share, room);
@@ -234,7 +235,7 @@ __device__ __forceinline__ bool select_quickly(const RowInRegisters<kPieces>& y,
 #pragma unroll 1
   for (std::uint32_t i = threadIdx.x; i < room.listed; i += blockDim.x) {
     const std::uint32_t c = room.list[i];
-    room.list[i] = bf16_key(y.at(c)) << 16 | c;
+    room.list[i] = bf16_key(elements.bits(c)) << 16 | c;
   }
   __syncthreads();
   const std::uint32_t warp = threadIdx.x / 32;
@@ -244,7 +245,8 @@ __device__ __forceinline__ bool select_quickly(const RowInRegisters<kPieces>& y,
 }
 
 /// The same for any row, by histograms of the upper and of the lower eight bits of the keys.
-__device__ __forceinline__ void select_slowly(const bf16* row, std::uint32_t cols, std::uint32_t low,
+template <class Elements>
+__device__ __forceinline__ void select_slowly(const Elements& elements, std::uint32_t cols, std::uint32_t low,
                                               std::uint32_t high, SelectRoom& room) {
   __syncthreads();
   if (threadIdx.x == 0) room.quantiles = {{0, 0}, {low, high}};
@@ -253,7 +255,7 @@ __device__ __forceinline__ void select_slowly(const bf16* row, std::uint32_t col
     for (std::uint32_t i = threadIdx.x; i < 2 * kByteBins; i += blockDim.x) room.list[i] = 0;
     __syncthreads();
     for (std::uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-      count_key(bf16_key(row[c].bits) << 16, digit, pass == 0, room.quantiles, room.list, kByteBins);
+      count_key(bf16_key(elements.bits(c)) << 16, digit, pass == 0, room.quantiles, room.list, kByteBins);
     }
     __syncthreads();
     for (int k = static_cast<int>(threadIdx.x / 32); k < 2; k += static_cast<int>(blockDim.x / 32)) {

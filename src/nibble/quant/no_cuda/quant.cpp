@@ -6,9 +6,14 @@ namespace nibble::cuda {
 
 QTensor quantize(const Tensor&, const QuantSpec&, const QuantizeContext&, Arena&) { refuse_on_gpu("quantize"); }
 QuantizedPair quantize_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&,
-                            const QuantizeContext&, Arena&) {
+                            const QuantizeContext&, Arena&, const PairMagnitudes&) {
   refuse_on_gpu("quantize_pair");
 }
+PairMagnitudes pair_magnitudes(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&,
+                               const QuantizeContext&, Arena&) {
+  refuse_on_gpu("pair_magnitudes");
+}
+void raise_magnitudes(const Tensor&, const PairMagnitudes&) { refuse_on_gpu("raise_magnitudes"); }
 AmaxPair amax_pair(const Tensor&, const QuantSpec&, const QuantizeContext&, const QuantSpec&, const QuantizeContext&,
                    Arena&) {
   refuse_on_gpu("amax_pair");

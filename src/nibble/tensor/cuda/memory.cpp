@@ -23,8 +23,9 @@ const Found& found() {
     } else if (!has_kernels()) {
       cudaDeviceProp properties{};
       cudaGetDeviceProperties(&properties, 0);
-      f = {0, fmt::format("{} has compute capability {}.{}, which this build has no kernels for (NIBBLE_CUDA_ARCHITECTURES)",
-                          properties.name, properties.major, properties.minor)};
+      f = {0, fmt::format(
+                  "{} has compute capability {}.{}, which this build has no kernels for (NIBBLE_CUDA_ARCHITECTURES)",
+                  properties.name, properties.major, properties.minor)};
     }
     return f;
   }();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "nibble/numerics/bf16.h"
 
@@ -28,12 +29,56 @@ __device__ __forceinline__ void load_floats(const T* from, float (&x)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) x[i] = to_float(pack.v[i]);
 }
+/// BF16 elements two in a word, as they lie in memory.
+template <int kPairs>
+using BF16Pairs = Pack<std::uint32_t, kPairs>;
+
+template <int kPairs>
+__device__ __forceinline__ BF16Pairs<kPairs> load_pairs(const bf16* from) {
+  return load_pack<kPairs>(reinterpret_cast<const std::uint32_t*>(from));
+}
+template <int kPairs>
+__device__ __forceinline__ void store_pairs(bf16* to, const BF16Pairs<kPairs>& pairs) {
+  store_pack(reinterpret_cast<std::uint32_t*>(to), pairs);
+}
+
+/// bf16_encode(x), at the rate of the conversion unit.
+template <int kCount>
+__device__ __forceinline__ BF16Pairs<kCount / 2> bf16_pairs(const float (&x)[kCount]) {
+  BF16Pairs<kCount / 2> pairs;
+  bool has_nan = false;
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs.v[i]) : "f"(x[2 * i + 1]), "f"(x[2 * i]));
+    has_nan |= isunordered(x[2 * i], x[2 * i + 1]) != 0;
+  }
+  if (!has_nan) return pairs;
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {  // whose bits are kept
+    pairs.v[i] = bf16_encode(x[2 * i]).bits | static_cast<std::uint32_t>(bf16_encode(x[2 * i + 1]).bits) << 16;
+  }
+  return pairs;
+}
+
+template <int kPairs>
+__device__ __forceinline__ void floats_of(const BF16Pairs<kPairs>& pairs, float (&x)[2 * kPairs]) {
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) {
+    x[2 * i] = bits_float(pairs.v[i] << 16);
+    x[2 * i + 1] = bits_float(pairs.v[i] & 0xFFFF'0000u);
+  }
+}
+
 template <int kCount, class T>
 __device__ __forceinline__ void store_floats(T* to, const float (&x)[kCount]) {
-  Pack<T, kCount> pack;
+  if constexpr (std::is_same_v<T, bf16> && kCount % 2 == 0) {
+    store_pairs(to, bf16_pairs(x));
+  } else {
+    Pack<T, kCount> pack;
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) pack.v[i] = from_float<T>(x[i]);
-  store_pack(to, pack);
+    for (int i = 0; i < kCount; ++i) pack.v[i] = from_float<T>(x[i]);
+    store_pack(to, pack);
+  }
 }
 
 /// Whether packs may be read at these addresses: arenas and buffers begin at multiples of 64 bytes, but a row of a
