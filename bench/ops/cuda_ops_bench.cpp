@@ -67,7 +67,24 @@ void cuda_rmsnorm_forward(State& state) {
   measure_traffic(state, static_cast<double>(rows * d * 6), [&] { rmsnorm_forward(x, gain, 1e-5f, y, rstd); });
 }
 
-void cuda_rmsnorm_backward(State& state) {
+/// Magnitudes under factors, and the memory of them. They are not set back: later passes find them as large already.
+struct Magnitudes {
+  Magnitudes(std::int64_t rows, std::int64_t cols)
+      : col_fold(normal(DType::F32, 1, cols)),
+        row_fold(normal(DType::F32, 1, rows)),
+        of_rows(DType::I32, {rows}, Device::Cuda),
+        of_cols(DType::I32, {cols}, Device::Cuda) {
+    fill_zero(of_rows);
+    fill_zero(of_cols);
+  }
+  PairMagnitudes all() const {
+    return {col_fold.view().reshape({col_fold.view().numel()}), row_fold.view().reshape({row_fold.view().numel()}),
+            of_rows, of_cols};
+  }
+  OwnedTensor col_fold, row_fold, of_rows, of_cols;
+};
+
+void cuda_rmsnorm_backward(State& state, bool with_magnitudes) {
   if (no_gpu(state)) return;
   const std::int64_t rows = state.range(0), d = state.range(1);
   const OwnedTensor dy = normal(DType::BF16, rows, d);
@@ -76,9 +93,11 @@ void cuda_rmsnorm_backward(State& state) {
   const OwnedTensor rstd = normal(DType::F32, 1, rows);
   const OwnedTensor dx(DType::F32, {rows, d}, Device::Cuda);
   const OwnedTensor dgain(DType::F32, {d}, Device::Cuda);
+  const Magnitudes magnitudes(rows, d);
+  const PairMagnitudes raise = with_magnitudes ? magnitudes.all() : PairMagnitudes();
   Arena scratch(Device::Cuda);
   measure_traffic(state, static_cast<double>(rows * d * (2 + 4 + 8)),
-                  [&] { rmsnorm_backward(dy, x, gain, rstd, dx, dgain, scratch); });
+                  [&] { rmsnorm_backward(dy, x, gain, rstd, dx, dgain, scratch, raise); });
 }
 
 void cuda_swiglu_forward(State& state) {
@@ -89,13 +108,15 @@ void cuda_swiglu_forward(State& state) {
   measure_traffic(state, static_cast<double>(rows * f * 6), [&] { swiglu_forward(gate_up, y); });
 }
 
-void cuda_swiglu_backward(State& state) {
+void cuda_swiglu_backward(State& state, bool with_magnitudes) {
   if (no_gpu(state)) return;
   const std::int64_t rows = state.range(0), f = state.range(1);
   const OwnedTensor dy = normal(DType::BF16, rows, f);
   const OwnedTensor gate_up = normal(DType::BF16, rows, 2 * f);
   const OwnedTensor d_gate_up(DType::BF16, {rows, 2 * f}, Device::Cuda);
-  measure_traffic(state, static_cast<double>(rows * f * 10), [&] { swiglu_backward(dy, gate_up, d_gate_up); });
+  const Magnitudes magnitudes(rows, 2 * f);
+  const PairMagnitudes raise = with_magnitudes ? magnitudes.all() : PairMagnitudes();
+  measure_traffic(state, static_cast<double>(rows * f * 10), [&] { swiglu_backward(dy, gate_up, d_gate_up, raise); });
 }
 
 /// The activations of wang2025 with fused outliers: a byte an element.
@@ -132,49 +153,6 @@ void cuda_swiglu_quantize(State& state) {
     const ArenaScope scope(arena);
     swiglu_quantize(gate_up, clamped_rows(), {}, arena, scratch);
   });
-}
-
-/// Magnitudes under factors, and the memory of them. They are not set back: later passes find them as large already.
-struct Magnitudes {
-  Magnitudes(std::int64_t rows, std::int64_t cols)
-      : col_fold(normal(DType::F32, 1, cols)),
-        row_fold(normal(DType::F32, 1, rows)),
-        of_rows(DType::I32, {rows}, Device::Cuda),
-        of_cols(DType::I32, {cols}, Device::Cuda) {
-    fill_zero(of_rows);
-    fill_zero(of_cols);
-  }
-  PairMagnitudes all() const {
-    return {col_fold.view().reshape({col_fold.view().numel()}), row_fold.view().reshape({row_fold.view().numel()}),
-            of_rows, of_cols};
-  }
-  OwnedTensor col_fold, row_fold, of_rows, of_cols;
-};
-
-void cuda_rmsnorm_backward_magnitudes(State& state) {
-  if (no_gpu(state)) return;
-  const std::int64_t rows = state.range(0), d = state.range(1);
-  const OwnedTensor dy = normal(DType::BF16, rows, d);
-  const OwnedTensor x = normal(DType::F32, rows, d);
-  const OwnedTensor gain = normal(DType::F32, 1, d);
-  const OwnedTensor rstd = normal(DType::F32, 1, rows);
-  const OwnedTensor dx(DType::F32, {rows, d}, Device::Cuda);
-  const OwnedTensor dgain(DType::F32, {d}, Device::Cuda);
-  const Magnitudes magnitudes(rows, d);
-  Arena scratch(Device::Cuda);
-  measure_traffic(state, static_cast<double>(rows * d * (2 + 4 + 8)),
-                  [&] { rmsnorm_backward(dy, x, gain, rstd, dx, dgain, scratch, magnitudes.all()); });
-}
-
-void cuda_swiglu_backward_magnitudes(State& state) {
-  if (no_gpu(state)) return;
-  const std::int64_t rows = state.range(0), f = state.range(1);
-  const OwnedTensor dy = normal(DType::BF16, rows, f);
-  const OwnedTensor gate_up = normal(DType::BF16, rows, 2 * f);
-  const OwnedTensor d_gate_up(DType::BF16, {rows, 2 * f}, Device::Cuda);
-  const Magnitudes magnitudes(rows, 2 * f);
-  measure_traffic(state, static_cast<double>(rows * f * 10),
-                  [&] { swiglu_backward(dy, gate_up, d_gate_up, magnitudes.all()); });
 }
 
 /// Heads of values are read, too.
@@ -296,13 +274,13 @@ void logit_sizes(benchmark::internal::Benchmark* bench) {
 }
 
 BENCHMARK(cuda_rmsnorm_forward)->Apply(model_sizes);
-BENCHMARK(cuda_rmsnorm_backward)->Apply(model_sizes);
+BENCHMARK_CAPTURE(cuda_rmsnorm_backward, alone, false)->Apply(model_sizes);
+BENCHMARK_CAPTURE(cuda_rmsnorm_backward, magnitudes, true)->Apply(model_sizes);
 BENCHMARK(cuda_swiglu_forward)->Apply(ffn_sizes);
-BENCHMARK(cuda_swiglu_backward)->Apply(ffn_sizes);
+BENCHMARK_CAPTURE(cuda_swiglu_backward, alone, false)->Apply(ffn_sizes);
+BENCHMARK_CAPTURE(cuda_swiglu_backward, magnitudes, true)->Apply(ffn_sizes);
 BENCHMARK(cuda_rmsnorm_quantize)->Apply(model_sizes);
 BENCHMARK(cuda_swiglu_quantize)->Apply(ffn_sizes);
-BENCHMARK(cuda_rmsnorm_backward_magnitudes)->Apply(model_sizes);
-BENCHMARK(cuda_swiglu_backward_magnitudes)->Apply(ffn_sizes);
 BENCHMARK(cuda_rope_backward_magnitudes)->Apply(head_sizes);
 BENCHMARK(cuda_rope_forward)->Apply(head_sizes);
 BENCHMARK(cuda_embedding_forward)->Apply(embedding_sizes);
