@@ -129,7 +129,7 @@ TEST(MemoryPlan, AGpuThatReadsFpropsCodesWritesNoValuesOut) {
                    .recipe = load_recipe(root + "/recipes/quartet.toml"),
                    .sequences = 16,
                    .measured = false};
-  q.model.ffn = 16384;  // at 5632 other scratch of the same step is as large
+  q.model.ffn = 16384;        // at 5632 other scratch of the same step is as large
   Recipe written = q.recipe;  // with the values rounded on the way in, which takes them in F32
   for (LinearRecipe& linear : written.stages.front().linear) linear[Operand::WgradX].quant.bf16_input = true;
   for (const Device device : {Device::Cpu, Device::Cuda}) {
