@@ -145,6 +145,24 @@ TEST(MemoryPlan, AGpuThatReadsFpropsCodesWritesNoValuesOut) {
   }
 }
 
+TEST(MemoryPlan, AGpuThatQuantisesWhatNormsMakeHoldsNoInputs) {
+  const std::string root = NIBBLE_SOURCE_DIR;
+  MemoryQuestion q{.model = load_llama_config(root + "/models/llama-1.3b.toml"),
+                   .recipe = load_recipe(root + "/recipes/fp4-direct.toml"),
+                   .sequences = 8,
+                   .measured = false,
+                   .device = Device::Cuda};
+  const double swiglu = 2.0 * 8 * 2048 * 5632;  // the largest X
+  EXPECT_GE(plan_memory(q).inputs, swiglu);
+  q.recipe = load_recipe(root + "/recipes/wang2025.toml");
+  EXPECT_LT(plan_memory(q).inputs, 0.02 * swiglu);  // magnitudes of the stream's gradient
+  q.measured = true;                                // which reads X
+  EXPECT_GE(plan_memory(q).inputs, swiglu);
+  q.measured = false;
+  q.device = Device::Cpu;
+  EXPECT_GE(plan_memory(q).inputs, swiglu);
+}
+
 TEST(MemoryPlan, FallsWithEachLevelAndWithTheBatch) {
   for (const Device device : {Device::Cpu, Device::Cuda}) {
     MemoryQuestion q{.model = load_llama_config(std::string(NIBBLE_SOURCE_DIR) + "/models/llama-1.3b.toml"),
