@@ -39,11 +39,6 @@ namespace {
 
 enum LinearOfBlock : std::size_t { kQkv, kOutput, kGateUp, kDown };
 
-/// Whether anything in the backward reads X as it was given.
-bool backward_reads_input(const Linear& linear, const PassContext& pass) {
-  return wgrad_reads_input(linear.recipe()) || pass.measure_quality || linear.recipe().outlier_channels.enabled();
-}
-
 /// X lies in memory that is about to be used for something else.
 void forget_input(Linear::Saved& saved) {
   if (saved.x.codes.raw() == saved.source.raw()) saved.x.codes = {};  // X itself was the operand
@@ -315,7 +310,7 @@ void Llama::block_backward(std::size_t index, const Tensor& dx, BlockSaved& save
   const std::int64_t d = config_.width;
   const auto eps = static_cast<float>(config_.norm_eps);
   const auto missing = [&](LinearOfBlock which, const Linear::Saved& in) {
-    return !in.source.defined() && backward_reads_input(linears_[first + which], pass);
+    return !in.source.defined() && linears_[first + which].backward_reads_input(pass);
   };
 
   const Tensor d_hidden = arena_.allocate(activations_, {tokens, config_.ffn});

@@ -263,10 +263,13 @@ class StepWalk {
     linear_forward(layer(block, 3), down_product, true);
   }
 
+  bool backward_reads_input(const Layer& l) const {
+    return wgrad_reads_input(l.recipe) || measured_ || l.outliers() > 0;
+  }
+
   void linear_input(const Layer& l, bool keep) {
-    const bool quantised_as_made = !measured_ && l.outliers() == 0 && !wgrad_reads_input(l.recipe) &&
-                                   fuses_quantize(l[Operand::FpropX].quant, l.inputs, q_.device);
-    if (quantised_as_made) return;
+    // Quantised as it is made, it is never written.
+    if (!backward_reads_input(l) && fuses_quantize(l[Operand::FpropX].quant, l.inputs, q_.device)) return;
     const double bytes = 2 * product_of(tokens_, l.inputs);
     const bool kept = keep && wgrad_reads_input(l.recipe);
     if (kept) arena_.take(bytes);
@@ -451,8 +454,7 @@ class StepWalk {
 
   void missing_input(const Layer& l) {
     const bool kept = wgrad_reads_input(l.recipe) && q_.recompute != Recompute::BlockParts;
-    if (!kept && (wgrad_reads_input(l.recipe) || measured_ || l.outliers() > 0))
-      arena_.take(2 * product_of(tokens_, l.inputs));
+    if (!kept && backward_reads_input(l)) arena_.take(2 * product_of(tokens_, l.inputs));
   }
 
   /// Of a gradient of n elements that is a sum over the tokens.

@@ -9,10 +9,15 @@ namespace nibble {
 
 namespace {
 
+/// Whether packs of it may be read.
+bool fits(const Tensor& x, DType dtype) {
+  return x.dtype() == dtype && reinterpret_cast<std::uintptr_t>(x.raw()) % 16 == 0;
+}
+
 bool one_pass(const Tensor& from, DType dtype, std::int64_t cols, const QuantSpec& spec,
               const QuantizeContext& context) {
-  return from.dtype() == dtype && from.rows() > 0 && reinterpret_cast<std::uintptr_t>(from.raw()) % 16 == 0 &&
-         !context.row_fold.defined() && !context.col_fold.defined() && fuses_quantize(spec, cols, from.device());
+  return fits(from, dtype) && from.rows() > 0 && !context.row_fold.defined() && !context.col_fold.defined() &&
+         fuses_quantize(spec, cols, from.device());
 }
 
 }  // namespace
@@ -27,8 +32,7 @@ QTensor rmsnorm_quantize(const Tensor& x, const Tensor& gain, float eps, const T
                          const QuantizeContext& context, Arena& arena, Arena& scratch) {
   require(gain.numel() == x.cols() && rstd.numel() == x.rows(), "rmsnorm_quantize: x {}, gain {}, rstd {}",
           to_string(x), to_string(gain), to_string(rstd));
-  const bool gain_fits = gain.dtype() == DType::F32 && reinterpret_cast<std::uintptr_t>(gain.raw()) % 16 == 0;
-  if (gain_fits && one_pass(x, DType::F32, x.cols(), spec, context)) {
+  if (fits(gain, DType::F32) && one_pass(x, DType::F32, x.cols(), spec, context)) {
     return cuda::rmsnorm_quantize(x, gain, eps, rstd, spec, context, arena);
   }
   const Tensor y = scratch.allocate(DType::BF16, {x.rows(), x.cols()});

@@ -143,9 +143,12 @@ Linear::Saved Linear::forward(const Tensor& x, const Tensor& y, const Tensor& ad
   return saved;
 }
 
+bool Linear::backward_reads_input(const PassContext& pass) const {
+  return wgrad_reads_input(*recipe_) || pass.measure_quality || recipe_->outlier_channels.enabled();
+}
+
 bool Linear::reads_codes_alone(const PassContext& pass) const {
-  return !pass.measure_quality && pass.observer == nullptr && !recipe_->outlier_channels.enabled() &&
-         !wgrad_reads_input(*recipe_);
+  return !backward_reads_input(pass) && pass.observer == nullptr;
 }
 
 Linear::Saved Linear::forward(std::int64_t rows, std::int64_t cols, const QuantizedInput& quantized, const Tensor& y,

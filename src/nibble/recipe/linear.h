@@ -112,8 +112,9 @@ class Linear {
   /// = 0. An undefined y = only what backward needs is wanted. Touches no state.
   Saved forward(const Tensor& x, const Tensor& y, const Tensor& addend, const PassContext& pass);
 
-  /// Whether a pass takes nothing of X but what fprop quantises: it is neither measured nor observed, no channels are
-  /// taken from it and wgrad reads the same codes.
+  /// Whether anything in the backward of a pass reads X as it was given: wgrad, measuring or the choice of channels.
+  bool backward_reads_input(const PassContext& pass) const;
+  /// Whether a pass takes nothing of X but what fprop quantises: the backward does not, and nobody observes.
   bool reads_codes_alone(const PassContext& pass) const;
   /// Q(X), as quantize(X, spec, context, arena) gives it, by whoever makes X.
   using QuantizedInput = std::function<QTensor(const QuantSpec& spec, const QuantizeContext& context, Arena& arena)>;

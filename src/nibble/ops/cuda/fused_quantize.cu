@@ -16,15 +16,9 @@ using namespace quant_cuda;
 
 constexpr int kPieces = kPiecesOfMade;
 
-/// Eight columns of BF16 as they lie in registers. NaN gets other bits than bf16_encode gives it; rows that have one
-/// are worked out again, element by element.
+/// Eight columns of BF16 as they lie in registers. Rows that have a NaN are worked out again, element by element.
 __device__ __forceinline__ uint4 as_words(const float (&y)[8]) {
-  std::uint32_t words[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(y[2 * i + 1]), "f"(y[2 * i]));
-  }
-  return make_uint4(words[0], words[1], words[2], words[3]);
+  return make_uint4(bf16_pair(y[0], y[1]), bf16_pair(y[2], y[3]), bf16_pair(y[4], y[5]), bf16_pair(y[6], y[7]));
 }
 
 struct NormedRow {

@@ -8,6 +8,7 @@
 #include "nibble/numerics/fp8.h"
 #include "nibble/numerics/int4.h"
 #include "nibble/quant/qtensor.h"
+#include "nibble/tensor/cuda/pack.cuh"
 
 namespace nibble::cuda {
 
@@ -109,12 +110,6 @@ __device__ inline void floats_of_e5m2(std::uint32_t bytes, float* out) {
   // E5M2 is the upper half of a binary16.
   floats_of_halves(__byte_perm(bytes, 0u, 0x1404u), out);
   floats_of_halves(__byte_perm(bytes, 0u, 0x3424u), out + 2);
-}
-
-__device__ inline std::uint32_t bf16_pair(float low, float high) {
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
 }
 
 }  // namespace nibble::cuda

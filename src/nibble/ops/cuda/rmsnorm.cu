@@ -33,9 +33,11 @@ struct Rows {
   static constexpr int kInBlock = kWarps == 1 ? 4 : 1;
   static constexpr int kOfRow = 32 * kWarps;
   static constexpr int kThreads = kOfRow * kInBlock;
-  /// Blocks of backward: 16 warps for each of an H100's 132 multiprocessors.
-  static constexpr int kBackwardBlocks = 132 * 512 / kThreads;
 };
+
+/// Blocks of backward: 16 warps for each of an H100's 132 multiprocessors.
+template <int kWarps>
+constexpr int kBackwardBlocks = 132 * 512 / Rows<kWarps>::kThreads;
 
 /// Calls f with the number of warps for rows of d elements.
 template <class F>
@@ -316,20 +318,21 @@ void rmsnorm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain, con
       const quant_cuda::MagnitudesView view(raise);
       with_warps(d, [&]<int kWarps>(std::integral_constant<int, kWarps>) {
         using R = Rows<kWarps>;
-        const std::int64_t blocks = std::min<std::int64_t>((rows + R::kInBlock - 1) / R::kInBlock, R::kBackwardBlocks);
+        const std::int64_t blocks =
+            std::min<std::int64_t>((rows + R::kInBlock - 1) / R::kInBlock, kBackwardBlocks<kWarps>);
         float* partial = partials_of(blocks);
-        const auto launch = [&]<Raise kRaise>(std::integral_constant<Raise, kRaise>) {
+        constexpr bool kRaises = std::is_same_v<X, float>;  // of a BF16 stream, which no model has, by another pass
+        const auto launch = [&]<Raise kAsked>(std::integral_constant<Raise, kAsked>) {
+          constexpr Raise kRaise = kRaises ? kAsked : Raise::None;
           backward_kernel<kRaise, kWarps><<<static_cast<unsigned>(blocks), R::kThreads, 0, stream()>>>(
               grad, value, g, r, to, partial, rows, static_cast<int>(d), view);
         };
-        // Of a stream in BF16, which no model has, by a pass of their own.
-        constexpr bool kRaises = std::is_same_v<X, float>;
-        if (!kRaises || !raise.defined()) {
+        if (!raise.defined()) {
           launch(std::integral_constant<Raise, Raise::None>());
         } else if (view.col_fold == nullptr) {
-          launch(std::integral_constant < Raise, kRaises ? Raise::Plain : Raise::None > ());
+          launch(std::integral_constant<Raise, Raise::Plain>());
         } else {
-          launch(std::integral_constant < Raise, kRaises ? Raise::Folded : Raise::None > ());
+          launch(std::integral_constant<Raise, Raise::Folded>());
         }
         launched("rmsnorm_backward");
         add_partial_sums(partial, static_cast<int>(blocks), d, out);

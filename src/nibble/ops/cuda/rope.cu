@@ -15,12 +15,20 @@ namespace {
 constexpr int kThreads = 256;
 
 struct Heads {
-  std::uint32_t turned;      // query and key heads of a row
-  std::uint32_t half;        // head_dim / 2
-  std::uint32_t half_packs;  // packs in half a head
-  std::int64_t stride;       // elements of a row
+  std::uint32_t turned;          // query and key heads of a row
+  std::uint32_t half;            // head_dim / 2
+  std::uint32_t half_packs = 0;  // packs in half a head
+  std::int64_t stride;           // elements of a row
   std::uint32_t seq;
 };
+
+/// Of x and its tables, all but the packs.
+Heads heads_of(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Tensor& cos) {
+  return {.turned = static_cast<std::uint32_t>(heads + kv_heads),
+          .half = static_cast<std::uint32_t>(cos.cols()),
+          .stride = x.cols(),
+          .seq = static_cast<std::uint32_t>(cos.rows())};
+}
 
 template <int kWidth>
 __device__ __forceinline__ void turn(const float* cos, const float* sin, float direction, float (&a)[kWidth],
@@ -80,11 +88,7 @@ void rotate(const Tensor& x, std::int64_t heads, std::int64_t kv_heads, const Te
   if (x.numel() == 0 || heads + kv_heads == 0) return;
   const auto* c = device_data<float>(cos, "rope");
   const auto* s = device_data<float>(sin, "rope");
-  const Heads layout{.turned = static_cast<std::uint32_t>(heads + kv_heads),
-                     .half = static_cast<std::uint32_t>(half),
-                     .half_packs = 0,
-                     .stride = x.cols(),
-                     .seq = static_cast<std::uint32_t>(cos.rows())};
+  const Heads layout = heads_of(x, heads, kv_heads, cos);
   dispatch_float(x.dtype(), [&]<class T>(T*) {
     constexpr int kWidth = 16 / sizeof(T);
     T* data = device_data<T>(x, "rope");
@@ -132,13 +136,7 @@ __global__ void __launch_bounds__(kStripThreads, 2) backward_strips_kernel(const
   const std::uint32_t j = 8 * (pack - head * v.of_head.divisor());
   StripMagnitudes<kFolds, 16> found;
   if (kFolds && inside) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float fold[8];
-      load_floats(v.magnitudes.col_fold + c + half * v.heads.half, fold);
-#pragma unroll
-      for (int k = 0; k < 8; ++k) found.fold[8 * half + k] = fold[k];
-    }
+    found.load_folds(v.magnitudes.col_fold + c, v.heads.half);
   }
   bf16* const column = v.x + c;
   const auto at = [&](std::uint32_t i) { return column + static_cast<std::int64_t>(first_row + i) * v.heads.stride; };
@@ -192,11 +190,7 @@ bool backward_by_strips(const Tensor& x, std::int64_t heads, std::int64_t kv_hea
   const Strips v{device_data<bf16>(x, "rope"),
                  device_data<float>(cos, "rope"),
                  device_data<float>(sin, "rope"),
-                 Heads{.turned = static_cast<std::uint32_t>(heads + kv_heads),
-                       .half = static_cast<std::uint32_t>(half),
-                       .half_packs = 0,
-                       .stride = x.cols(),
-                       .seq = static_cast<std::uint32_t>(cos.rows())},
+                 heads_of(x, heads, kv_heads, cos),
                  static_cast<std::uint32_t>(x.rows()),
                  static_cast<std::uint32_t>(packs),
                  FastDivide(half / 8),

@@ -105,13 +105,7 @@ __global__ void __launch_bounds__(kStripThreads, 2)
   const std::uint32_t first_row = kStripRows * band + kRowsOfWarp * (threadIdx.x / 32);
   StripMagnitudes<kFolds, 16> found;
   if (kFolds && c < a.f) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float fold[8];
-      load_floats(a.magnitudes.col_fold + half * a.f + c, fold);
-#pragma unroll
-      for (int k = 0; k < 8; ++k) found.fold[8 * half + k] = fold[k];
-    }
+    found.load_folds(a.magnitudes.col_fold + c, a.f);
   }
   BF16Pairs<4> next[3];
   const auto load_next = [&](std::uint32_t i) {

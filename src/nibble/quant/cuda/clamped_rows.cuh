@@ -8,6 +8,7 @@
 #include "nibble/quant/cuda/clamped_rows.h"
 #include "nibble/quant/cuda/row_select.cuh"
 #include "nibble/quant/cuda/views.h"
+#include "nibble/tensor/cuda/pack.cuh"
 
 namespace nibble::quant_cuda {
 
@@ -38,14 +39,6 @@ struct ClampRoom {
 
 __device__ __forceinline__ float as_float(std::uint32_t bits) { return bits_float(bits << 16); }
 
-__device__ __forceinline__ void values_of(const std::uint32_t* words, float (&y)[8]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    y[2 * i] = bits_float(words[i] << 16);
-    y[2 * i + 1] = bits_float(words[i] & 0xFFFF'0000u);
-  }
-}
-
 /// The magnitudes' E4M3 codes of four E2M1 magnitudes, whose nibbles have no sign.
 __device__ __forceinline__ std::uint32_t e4m3_magnitudes(std::uint32_t codes) {
   return __byte_perm(0x3C38'3000u, 0x4C48'4440u, codes);
@@ -55,7 +48,7 @@ __device__ __forceinline__ std::uint32_t e4m3_magnitudes(std::uint32_t codes) {
 template <Tie tie>
 __device__ __forceinline__ uint2 e2m1_as_e4m3(const std::uint32_t* words, float m) {
   float y[8];
-  values_of(words, y);
+  cuda::floats_of(words, y);
   std::uint32_t count[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) count[i] = e2m1_count<tie>(y[i] * m);
@@ -175,7 +168,7 @@ __device__ __forceinline__ void encode_quickly(RowInRegisters<kPieces>& y, const
     if constexpr (output != ClampOutput::Fused) clamp_pairs(words, low, high);
     if constexpr (output == ClampOutput::Packed) {
       float z[8];
-      values_of(words, z);
+      cuda::floats_of(words, z);
 #pragma unroll
       for (float& v : z) v *= m;
       *reinterpret_cast<std::uint32_t*>(codes + c / 2) = e2m1_nearest_eight<tie>(z, true);

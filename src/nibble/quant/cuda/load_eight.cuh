@@ -1,7 +1,7 @@
 // Eight columns of a row, by 16-byte accesses where they can be.
 #pragma once
 
-#include "nibble/numerics/bf16.h"
+#include "nibble/tensor/cuda/pack.cuh"
 
 namespace nibble::quant_cuda {
 
@@ -11,11 +11,7 @@ __device__ __forceinline__ void load_eight(const bf16* row, std::uint32_t c, std
   if (wide && c + 8 <= cols) {
     const uint4 raw = __ldg(reinterpret_cast<const uint4*>(row + c));
     const std::uint32_t pairs[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      y[2 * i] = bits_float(pairs[i] << 16);
-      y[2 * i + 1] = bits_float(pairs[i] & 0xFFFF'0000u);
-    }
+    cuda::floats_of(pairs, y);
     return;
   }
 #pragma unroll

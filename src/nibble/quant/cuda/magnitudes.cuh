@@ -7,6 +7,7 @@
 
 #include "nibble/quant/cuda/scales.cuh"
 #include "nibble/quant/quantize.h"
+#include "nibble/tensor/cuda/pack.cuh"
 #include "nibble/tensor/cuda/runtime.h"
 
 namespace nibble::quant_cuda {
@@ -39,6 +40,17 @@ template <bool kFolds, int kColumns>
 class StripMagnitudes {
  public:
   float fold[kColumns] = {};
+
+  /// Of packs of eight columns that lie so far apart.
+  __device__ __forceinline__ void load_folds(const float* from, std::uint32_t apart) {
+#pragma unroll
+    for (int pack = 0; pack < kColumns / 8; ++pack) {
+      float eight[8];
+      cuda::load_floats(from + pack * apart, eight);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) fold[8 * pack + k] = eight[k];
+    }
+  }
 
   __device__ __forceinline__ void begin_row() { of_row_ = 0; }
   /// y in column k of the lane's, in the row whose fold that is.

@@ -42,31 +42,42 @@ __device__ __forceinline__ void store_pairs(bf16* to, const BF16Pairs<kPairs>& p
   store_pack(reinterpret_cast<std::uint32_t*>(to), pairs);
 }
 
-/// bf16_encode(x), at the rate of the conversion unit.
+/// Two elements nearest to floats, at the rate of the conversion unit. NaN gets other bits than bf16_encode gives it.
+__device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+/// bf16_encode(x), whose NaN it keeps.
 template <int kCount>
 __device__ __forceinline__ BF16Pairs<kCount / 2> bf16_pairs(const float (&x)[kCount]) {
   BF16Pairs<kCount / 2> pairs;
   bool has_nan = false;
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs.v[i]) : "f"(x[2 * i + 1]), "f"(x[2 * i]));
+    pairs.v[i] = bf16_pair(x[2 * i], x[2 * i + 1]);
     has_nan |= isunordered(x[2 * i], x[2 * i + 1]) != 0;
   }
   if (!has_nan) return pairs;
 #pragma unroll
-  for (int i = 0; i < kCount / 2; ++i) {  // whose bits are kept
+  for (int i = 0; i < kCount / 2; ++i) {
     pairs.v[i] = bf16_encode(x[2 * i]).bits | static_cast<std::uint32_t>(bf16_encode(x[2 * i + 1]).bits) << 16;
   }
   return pairs;
 }
 
+template <int kCount>
+__device__ __forceinline__ void floats_of(const std::uint32_t* pairs, float (&x)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {
+    x[2 * i] = bits_float(pairs[i] << 16);
+    x[2 * i + 1] = bits_float(pairs[i] & 0xFFFF'0000u);
+  }
+}
 template <int kPairs>
 __device__ __forceinline__ void floats_of(const BF16Pairs<kPairs>& pairs, float (&x)[2 * kPairs]) {
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    x[2 * i] = bits_float(pairs.v[i] << 16);
-    x[2 * i + 1] = bits_float(pairs.v[i] & 0xFFFF'0000u);
-  }
+  floats_of(pairs.v, x);
 }
 
 template <int kCount, class T>
