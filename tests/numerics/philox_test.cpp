@@ -34,6 +34,17 @@ TEST(RandomStream, PlacesGroupStepTensorInTheCounterAndTheSeedInTheKey) {
   EXPECT_TRUE(equal(stream.words(0x85a308d3243f6a88u), {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}));
 }
 
+TEST(KeyedStream, GivesTheNumbersOfItsStream) {
+  for (const RandomStream& stream : {RandomStream{0x299f31d0a4093822u, 0x13198a2e, 0x03707344}, RandomStream{},
+                                     RandomStream{~std::uint64_t{0}, ~0u, ~0u}, RandomStream{1234, 7, 9}}) {
+    const KeyedStream keyed(stream);
+    for (const std::uint64_t element : {0ull, 1ull, 6ull, 4095ull, 0xFFFF'FFFFull, 0x85a308d3243f6a88ull, ~0ull}) {
+      EXPECT_TRUE(equal(keyed.words(element), stream.words(element)));
+      EXPECT_EQ(keyed.word(element), stream.word(element));
+    }
+  }
+}
+
 TEST(RandomStream, WordsAndBytesOfAnElementAreSlicesOfItsGroup) {
   const RandomStream stream{11, 22, 33};
   for (std::uint64_t e = 0; e < 64; ++e) {

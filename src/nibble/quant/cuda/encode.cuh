@@ -21,7 +21,7 @@ struct EncodeView {
   ElementFormat element = ElementFormat::BF16;
   Rounding rounding = Rounding::NearestEven;
   int log_steps = 6;
-  RandomStream random;
+  KeyedStream random;
   std::uint64_t first = 0;           ///< number of element (0, 0)
   std::uint64_t stride = 0;          ///< from one row to the next
   const float* reference = nullptr;  ///< F32 [rows, cols] in the coordinates of the result
@@ -157,7 +157,7 @@ __device__ __forceinline__ void encode_fp8(ElementFormat element, const float (&
 }
 
 /// stream.word(element), without an array that is indexed at run time.
-__device__ __forceinline__ std::uint32_t random_word(const RandomStream& stream, std::uint64_t element) {
+__device__ __forceinline__ std::uint32_t random_word(const KeyedStream& stream, std::uint64_t element) {
   const Philox4 draw = stream.words(element >> 2);
   const std::uint32_t low = (element & 1u) != 0 ? draw.v[1] : draw.v[0];
   const std::uint32_t high = (element & 1u) != 0 ? draw.v[3] : draw.v[2];
@@ -165,7 +165,7 @@ __device__ __forceinline__ std::uint32_t random_word(const RandomStream& stream,
 }
 
 /// words[i] = stream.word(first + i).
-__device__ __forceinline__ void random_words(const RandomStream& stream, std::uint64_t first,
+__device__ __forceinline__ void random_words(const KeyedStream& stream, std::uint64_t first,
                                              std::uint32_t (&words)[8]) {
   const Philox4 a = stream.words(first >> 2);
   const Philox4 b = stream.words((first >> 2) + 1);
@@ -183,7 +183,7 @@ __device__ __forceinline__ void random_words(const RandomStream& stream, std::ui
 }
 
 /// Byte i of the result (in words of four) = stream.byte(first + i).
-__device__ __forceinline__ void random_bytes(const RandomStream& stream, std::uint64_t first,
+__device__ __forceinline__ void random_bytes(const KeyedStream& stream, std::uint64_t first,
                                              std::uint32_t (&bytes)[2]) {
   const std::uint32_t place = static_cast<std::uint32_t>(first) & 15u;
   const Philox4 a = stream.words(first >> 4);

@@ -12,7 +12,7 @@ inline EncodeView encode_view(const Job& job) {
   view.element = job.spec.element;
   view.rounding = job.spec.rounding;
   view.log_steps = job.spec.log_steps;
-  view.random = job.context.random;
+  view.random = KeyedStream(job.context.random);
   view.first = job.context.element_offset;
   view.stride = job.element_stride();
   view.reference = job.reference;
